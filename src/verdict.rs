@@ -1,0 +1,184 @@
+//! The closed words everyone shares: how a call was decided, and why. Each is a metric label and a record value, so
+//! the text of a word never changes once released. What a caller is told about a denial is chosen in `envoy/encode`.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The answer to one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    Allow,
+    Deny,
+}
+
+impl Decision {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// Whether decisions are enforced, or only recorded while everything is let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    #[default]
+    Enforce,
+    Observe,
+}
+
+impl Mode {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
+}
+
+/// How the peer was proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Evidence {
+    /// The certificate chain was checked here.
+    Sidecar,
+    /// Envoy is believed, by explicit setting of the listener.
+    Envoy,
+}
+
+impl Evidence {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sidecar => "sidecar",
+            Self::Envoy => "envoy",
+        }
+    }
+}
+
+/// What kind of call was asked about, as the `protocol` label of metrics and `input.action.protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Http,
+    Grpc,
+    Tcp,
+}
+
+impl Protocol {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident => $text:literal,)+) => {
+        /// Why a call was decided as it was. The text form is the metric label `reason` and the record's `reason`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Reason {
+            /// Every reason there is, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The policy in force said so.
+    Policy => "policy",
+    /// No policy is in force yet.
+    NoPolicy => "no_policy",
+    /// The policy has no answer for this input.
+    UndefinedDecision => "undefined_decision",
+    /// The policy's answer is neither a boolean nor an object with a boolean `allowed`.
+    InvalidDecision => "invalid_decision",
+    /// The policy's answer has a field that cannot be carried out (a bad header, status, body or metadata).
+    InvalidResult => "invalid_result",
+    /// The policy failed while it was evaluated.
+    PolicyError => "policy_error",
+    /// The policy did not finish within its time limit.
+    PolicyTimeout => "policy_timeout",
+    /// The policy engine panicked; the engine was thrown away.
+    PolicyPanic => "policy_panic",
+    /// The caller's deadline had passed, or passed while the call waited.
+    DeadlineExceeded => "deadline_exceeded",
+    /// Too many calls are waiting for a decision.
+    Overloaded => "overloaded",
+    /// The CheckRequest is larger than `limits.message`.
+    MessageTooLarge => "message_too_large",
+    /// The bytes are no CheckRequest.
+    Undecodable => "undecodable",
+    /// The path, query or body of the request cannot be parsed.
+    RequestParseError => "request_parse_error",
+    /// The path can be read in two ways (encoded slash, backslash, dot segment, double encoding, control byte).
+    AmbiguousPath => "ambiguous_path",
+    /// The peer's certificate cannot be parsed.
+    CertificateMalformed => "certificate_malformed",
+    /// The peer's certificate has no URI SAN, so it is no X.509-SVID.
+    NoUriSan => "no_uri_san",
+    /// The peer's certificate has more than one URI SAN.
+    MultipleUriSans => "multiple_uri_sans",
+    /// The peer's URI SAN, or the principal Envoy sent, is no SPIFFE ID of a workload.
+    InvalidSpiffeId => "invalid_spiffe_id",
+    /// The peer presented a certificate authority's certificate, or one that leaves it open where that is refused.
+    CaCertificate => "ca_certificate",
+    /// The key usage of the peer's certificate does not allow it to authenticate.
+    KeyUsage => "key_usage",
+    /// The extended key usage of the peer's certificate does not include client authentication.
+    ExtendedKeyUsage => "extended_key_usage",
+    /// There is no trust bundle for the peer's trust domain.
+    UntrustedDomain => "untrusted_domain",
+    /// The peer's certificate does not chain to the bundle of its own trust domain.
+    UntrustedChain => "untrusted_chain",
+    /// The peer's certificate is not valid yet.
+    SvidNotYetValid => "svid_not_yet_valid",
+    /// The peer's certificate has expired.
+    SvidExpired => "svid_expired",
+    /// The name constraints in the peer's chain do not permit it; URI name constraints never do.
+    NameConstraints => "name_constraints",
+    /// The principal that Envoy sent is not the identity in the certificate.
+    IdentityMismatch => "identity_mismatch",
+    /// The record of the decision could not be written, and it had to be.
+    RecordUnavailable => "record_unavailable",
+    /// A failure inside doorward itself.
+    InternalError => "internal_error",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn reasons_are_distinct_words() {
+        let words: HashSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(words.len(), Reason::ALL.len());
+        assert!(words.iter().all(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+    }
+}
