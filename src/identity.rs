@@ -1,0 +1,223 @@
+//! Who the peer is: its SPIFFE ID, the evidence for it, or why there is none. The rules of the certificate itself are
+//! in `x509`, the roots in `trust`; what a missing or refused identity means for the call is the authorizer's to say.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use foldhash::quality::RandomState;
+use moka::{Equivalent, sync::Cache};
+use spiffe::SpiffeId;
+
+use crate::{
+    clock::Now,
+    config::{PeerProof, PeerTrust},
+    request::Endpoint,
+    trust::{Bundles, TrustStore},
+    verdict::{Evidence, Reason},
+};
+
+pub mod caller;
+mod x509;
+
+/// Memory for remembered certificates, in bytes: some eight thousand of the usual size.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The calling workload, as proved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    pub id: SpiffeId,
+    /// The canonical text of `id`, made once: inputs and records show it at each call.
+    pub text: Arc<str>,
+    pub evidence: Evidence,
+    /// Absent where Envoy named the peer without showing its certificate.
+    pub x509: Option<X509>,
+}
+
+impl Peer {
+    pub fn new(id: SpiffeId, evidence: Evidence, x509: Option<X509>) -> Self {
+        Self { text: id.to_string().into(), id, evidence, x509 }
+    }
+}
+
+/// What policy and records are told of the peer's certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct X509 {
+    /// SHA-256 of the DER, in lower-case hex.
+    pub sha256: Arc<str>,
+    /// Serial number in lower-case hex, without leading zero octets.
+    pub serial: String,
+    /// Distinguished name of the issuer, in the order of the certificate.
+    pub issuer: String,
+    /// First and last second of validity, both included, in Unix time.
+    pub not_before: i64,
+    pub not_after: i64,
+}
+
+impl X509 {
+    /// RFC 5280 §4.1.2.5. Asked at each call, so that a connection that outlives its SVID is not believed any longer.
+    pub fn valid_at(&self, now: Now) -> Result<(), Reason> {
+        match now.seconds() {
+            second if second < self.not_before => Err(Reason::SvidNotYetValid),
+            second if second > self.not_after => Err(Reason::SvidExpired),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// Nothing was presented.
+    Absent,
+    /// What was presented does not claim to be an SVID.
+    NoSvid(Reason),
+    Proved(Arc<Peer>),
+    /// What was presented breaks a rule, so that nobody may be believed to be behind it.
+    Invalid(Reason),
+}
+
+/// What a listener takes as proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerRules {
+    pub proof: PeerProof,
+    /// Refuse certificates without BasicConstraints instead of reading them as no authority.
+    pub strict_basic_constraints: bool,
+}
+
+impl From<&PeerTrust> for PeerRules {
+    fn from(settings: &PeerTrust) -> Self {
+        Self { proof: settings.trust, strict_basic_constraints: settings.strict_basic_constraints }
+    }
+}
+
+/// Tells who the peer of a call is, and remembers the certificates it has checked.
+#[derive(Debug)]
+pub struct Identity {
+    trust: Arc<TrustStore>,
+    checked: Cache<Key<Box<str>>, Who, RandomState>,
+}
+
+/// Everything that the result of a check depends on, but for the time. A changed bundle makes other keys, so that no
+/// result outlives the trust it was based on. `C` is the certificate as received: borrowed to ask, owned to keep. It is
+/// the key itself, as a digest of it would cost several times as much as a hash for a table.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key<C> {
+    certificate: C,
+    basis: Basis,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Basis {
+    trust: [u8; digest::SHA256_OUTPUT_LEN],
+    evidence: Evidence,
+    strict_basic_constraints: bool,
+}
+
+impl Equivalent<Key<Box<str>>> for Key<&str> {
+    fn equivalent(&self, key: &Key<Box<str>>) -> bool {
+        *self.certificate == *key.certificate && self.basis == key.basis
+    }
+}
+
+impl Identity {
+    pub fn new(trust: Arc<TrustStore>) -> Self {
+        let checked = Cache::builder().max_capacity(CACHE_BYTES).weigher(weight).build_with_hasher(RandomState::default());
+        Self { trust, checked }
+    }
+
+    /// Decides who `source` is, under the rules of the listener that was asked.
+    pub fn who(&self, source: Option<&Endpoint>, rules: &PeerRules, now: Now) -> Who {
+        let Some(source) = source else { return Who::Absent };
+        let evidence = match rules.proof {
+            PeerProof::Sidecar => Evidence::Sidecar,
+            PeerProof::Certificate => Evidence::Envoy,
+            PeerProof::Principal => return named(&source.principal),
+        };
+        // Without a certificate the principal is mere text: a DNS name or subject can be made to read like an ID.
+        if source.certificate.is_empty() {
+            return Who::Absent;
+        }
+        match self.checked(&source.certificate, evidence, rules.strict_basic_constraints, now) {
+            Who::Proved(peer) => match holds(&peer, &source.principal, now) {
+                Ok(()) => Who::Proved(peer),
+                Err(reason) => Who::Invalid(reason),
+            },
+            other => other,
+        }
+    }
+
+    /// What the certificate proves while it is valid.
+    fn checked(&self, text: &str, evidence: Evidence, strict_basic_constraints: bool, now: Now) -> Who {
+        if text.len() > x509::MAX_TEXT {
+            return Who::Invalid(Reason::CertificateMalformed);
+        }
+        let bundles = self.trust.current();
+        let basis = Basis { trust: *bundles.revision(), evidence, strict_basic_constraints };
+        if let Some(who) = self.checked.get(&Key { certificate: text, basis }) {
+            return who;
+        }
+        let who = match check(text, evidence, strict_basic_constraints, &bundles, now) {
+            Ok(peer) => Who::Proved(Arc::new(peer)),
+            Err(Reason::NoUriSan) => Who::NoSvid(Reason::NoUriSan),
+            Err(reason) => Who::Invalid(reason),
+        };
+        self.checked.insert(Key { certificate: text.into(), basis }, who.clone());
+        who
+    }
+}
+
+fn check(text: &str, evidence: Evidence, strict: bool, bundles: &Bundles, now: Now) -> Result<Peer, Reason> {
+    let der = x509::decode(text)?;
+    let (id, x509) = x509::svid(&der, strict)?;
+    if evidence == Evidence::Sidecar {
+        // Envoy sends the leaf only, so roots must have signed it themselves. The chain is judged at a moment when the
+        // leaf is valid: then the result holds at any time, and expiry is left to `X509::valid_at`.
+        let within = now.seconds().min(x509.not_after).max(x509.not_before);
+        let within = Now::from_seconds(u64::try_from(within).unwrap_or_default());
+        bundles.verify(id.trust_domain(), &der, &[], within)?;
+    }
+    Ok(Peer::new(id, evidence, Some(x509)))
+}
+
+/// What must hold at each call besides the certificate's own rules.
+fn holds(peer: &Peer, principal: &str, now: Now) -> Result<(), Reason> {
+    peer.x509.as_ref().map_or(Ok(()), |x509| x509.valid_at(now))?;
+    // Envoy's principal is the first URI SAN, and this certificate has exactly one: anything else did not come from it.
+    match principal.is_empty() || is(principal, &peer.id) {
+        true => Ok(()),
+        false => Err(Reason::IdentityMismatch),
+    }
+}
+
+/// Whether the text is the ID. Only a text in an unusual spelling costs an allocation.
+fn is(text: &str, id: &SpiffeId) -> bool {
+    let rest = text.strip_prefix("spiffe://").and_then(|rest| rest.strip_prefix(id.trust_domain_name()));
+    rest == Some(id.path()) || SpiffeId::new(text).is_ok_and(|other| other == *id)
+}
+
+/// The peer by Envoy's word alone.
+fn named(principal: &str) -> Who {
+    if principal.is_empty() {
+        return Who::Absent;
+    }
+    match x509::workload(principal) {
+        Ok(id) => Who::Proved(Arc::new(Peer::new(id, Evidence::Envoy, None))),
+        Err(reason) if claims_spiffe(principal) => Who::Invalid(reason),
+        Err(_) => Who::NoSvid(Reason::NoUriSan),
+    }
+}
+
+fn claims_spiffe(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("spiffe"))
+}
+
+fn weight(key: &Key<Box<str>>, who: &Who) -> u32 {
+    let text = match who {
+        Who::Proved(peer) => peer.id.path().len() + peer.x509.as_ref().map_or(0, |x509| x509.issuer.len() + x509.serial.len()),
+        _ => 0,
+    };
+    // The rest of an entry is the peer, its digest in hex and the cache's own bookkeeping.
+    u32::try_from(key.certificate.len() + text).unwrap_or(u32::MAX).saturating_add(500)
+}
+
+#[cfg(test)]
+mod tests;
