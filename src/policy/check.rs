@@ -1,0 +1,231 @@
+//! Refuses at load what regorus accepts and must not run: what takes the process down or hangs it, what reaches out of
+//! the process, and what is answered otherwise than by OPA. It only looks at parsed modules and data; parsing and
+//! compiling are `engine`'s.
+
+mod graph;
+mod names;
+mod negation;
+mod text;
+
+use std::collections::BTreeSet;
+
+use regorus::unstable::{BUILTINS, Expr, Module, Rule, Span};
+use serde_json::Value;
+
+pub(super) use self::text::check_text;
+use self::{
+    graph::{Graph, MAX_NESTING},
+    names::{Names, Path, Root, RuleKind, Rules, Scopes, Seen},
+};
+use super::{
+    load::within,
+    problem::{Code, Problem},
+};
+
+/// Functions that would let a policy talk to the world outside while a call waits.
+const IO_BUILTINS: [&str; 2] = ["http.send", "net.lookup_ip_addr"];
+
+/// Imports that change what the language means, in ways the engine does not know.
+const EXPERIMENTAL: [&str; 4] = ["future.keywords.not", "future.keywords.and", "future.keywords.or", "rego.v2"];
+
+/// One parsed module.
+pub(super) struct Parsed<'a> {
+    pub(super) module: Module,
+    /// The `roots` of its bundle.
+    pub(super) roots: Option<&'a [String]>,
+}
+
+/// Everything that is wrong with the set. `decision` is the path of the rule that decides.
+pub(super) fn check(modules: &[Parsed<'_>], data: &Value, decision: &[String], depth: u32) -> Vec<Problem> {
+    let too_deep: Vec<_> = modules
+        .iter()
+        .flat_map(|parsed| &parsed.module.policy)
+        .filter(|rule| graph::nesting(rule) > MAX_NESTING)
+        .map(|rule| problem_at(Code::TooDeep, rule.span(), format!("expressions nest deeper than {MAX_NESTING}; break them up")))
+        .collect();
+    if !too_deep.is_empty() {
+        // The other checks walk the expressions.
+        return too_deep;
+    }
+    let rules = rules(modules);
+    let mut problems = Vec::new();
+    let mut graph = Graph::default();
+    for parsed in modules {
+        check_module(parsed, data, &mut graph, &mut problems);
+    }
+    for parsed in modules {
+        check_rules(&parsed.module, &rules, &mut graph, &mut problems);
+    }
+    problems.extend(graph.problems(depth));
+    problems.extend(check_decision(&rules, decision));
+    problems
+}
+
+pub(super) fn problem_at(code: Code, span: &Span, text: String) -> Problem {
+    Problem { code, file: span.source.get_path().clone(), line: span.line, column: span.col, text }
+}
+
+fn rules(modules: &[Parsed<'_>]) -> Rules {
+    let mut rules = Rules::new();
+    for module in modules.iter().map(|parsed| &parsed.module) {
+        let package = names::package(module);
+        for rule in &module.policy {
+            let kind = names::rule_kind(rule);
+            let entry = rules.entry(names::rule_path(&package, rule)).or_insert(kind);
+            if kind == RuleKind::Function {
+                *entry = kind;
+            }
+        }
+    }
+    rules
+}
+
+/// What concerns a module as a whole: its package, its imports, and its place in the graph.
+fn check_module<'a>(parsed: &'a Parsed<'_>, data: &Value, graph: &mut Graph<'a>, problems: &mut Vec<Problem>) {
+    let module = &parsed.module;
+    let package = names::package(module);
+    let place = module.package.refr.span();
+    if let Some(roots) = parsed.roots
+        && !within(roots, &package.join("/"))
+    {
+        let text =
+            format!("package `{}` lies outside the `roots` of the bundle's manifest; add it there or move it", package.join("."));
+        problems.push(problem_at(Code::Roots, place, text));
+    }
+    if let Some(path) = data_at(data, &package) {
+        let text = format!(
+            "there is data at `data.{path}`, the path of this package, which the engine would mix with its rules; move the data elsewhere"
+        );
+        problems.push(problem_at(Code::DataUnderPackage, place, text));
+    }
+    for import in &module.imports {
+        let path = names::constant_path(&import.refr).join(".");
+        if EXPERIMENTAL.contains(&path.as_str()) {
+            let text = format!("`import {path}` changes the language in a way the engine does not know; remove it");
+            problems.push(problem_at(Code::Unsupported, &import.span, text));
+        }
+    }
+    for rule in &module.policy {
+        graph.add_rule(names::rule_path(&package, rule), rule);
+        if let Rule::Default { refr, .. } = rule.as_ref()
+            && matches!(refr.as_ref(), Expr::RefBrack { .. })
+        {
+            let text = "a default for a bracketed name is answered wrongly by the engine; give the rule a plain name".to_owned();
+            problems.push(problem_at(Code::Unsupported, refr.span(), text));
+        }
+    }
+}
+
+/// Where data meets `package`: at it, or above it with something that is no object.
+fn data_at(data: &Value, package: &[String]) -> Option<String> {
+    let mut here = data;
+    for (index, part) in package.iter().enumerate() {
+        here = here.get(part)?;
+        let last = index + 1 == package.len();
+        if !here.is_object() || (last && here.as_object().is_some_and(|object| !object.is_empty())) {
+            return Some(package.iter().take(index + 1).map(String::as_str).collect::<Vec<_>>().join("."));
+        }
+    }
+    None
+}
+
+/// What concerns single rules: what they refer to, what they call, what they negate.
+fn check_rules(module: &Module, rules: &Rules, graph: &mut Graph<'_>, problems: &mut Vec<Problem>) {
+    let package = names::package(module);
+    let names = Names::of(module, rules);
+    for rule in &module.policy {
+        let path = names::rule_path(&package, rule);
+        names::walk_rule(rule, &mut |seen, scopes| match seen {
+            Seen::Reference { root, tail } => {
+                if let Root::Data(mut to) = names.root(root.text(), scopes) {
+                    to.extend(tail.into_iter().map(str::to_owned));
+                    graph.add_need(rules, &path, &to);
+                }
+            }
+            Seen::Call { function } => match resolve(function, &names, scopes) {
+                Callee::Rule(to) if rules.get(&to) == Some(&RuleKind::Function) => graph.add_need(rules, &path, &to),
+                Callee::Rule(to) => problems.push(unknown_function(function, &format!("data.{}", to.join(".")))),
+                Callee::Builtin(name) => problems.extend(check_builtin(function, &name)),
+            },
+            Seen::Statement(statement) => {
+                for with in &statement.with_mods {
+                    problems.extend(check_with(&with.refr, &names, scopes, rules));
+                }
+            }
+        });
+        problems.extend(negation::problems(rule, &names));
+    }
+}
+
+enum Callee {
+    Rule(Path),
+    Builtin(String),
+}
+
+fn resolve(function: &Expr, names: &Names, scopes: &Scopes<'_>) -> Callee {
+    let path = names::constant_path(function);
+    let (first, rest) = path.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    match names.root(first, scopes) {
+        Root::Data(mut to) => {
+            to.extend_from_slice(rest);
+            Callee::Rule(to)
+        }
+        Root::Input | Root::Local => Callee::Builtin(path.join(".")),
+    }
+}
+
+fn check_builtin(function: &Expr, name: &str) -> Option<Problem> {
+    if IO_BUILTINS.contains(&name) {
+        let text = format!("`{name}` would make calls wait for the network; put what it fetches into the data instead");
+        return Some(problem_at(Code::IoBuiltin, function.span(), text));
+    }
+    let known = name == "print" || BUILTINS.contains_key(name);
+    (!known).then(|| unknown_function(function, name))
+}
+
+fn unknown_function(function: &Expr, name: &str) -> Problem {
+    let text = format!("function `{name}` does not exist here; define it, or do without it");
+    problem_at(Code::UnknownFunction, function.span(), text)
+}
+
+/// `with` may replace the input and documents. Replacing a function is for tests, and regorus and OPA differ in it.
+fn check_with(target: &Expr, names: &Names, scopes: &Scopes<'_>, rules: &Rules) -> Option<Problem> {
+    let path = names::constant_path(target);
+    let is_function = match path.split_first() {
+        Some((first, rest)) => match names.root(first, scopes) {
+            Root::Input => false,
+            Root::Data(mut to) => {
+                to.extend_from_slice(rest);
+                rules.get(&to) == Some(&RuleKind::Function)
+            }
+            Root::Local => true,
+        },
+        None => true,
+    };
+    is_function.then(|| {
+        let text =
+            format!("`with {}` replaces a function, which only tests may do; pass what differs as an argument", path.join("."));
+        problem_at(Code::FunctionMock, target.span(), text)
+    })
+}
+
+fn check_decision(rules: &Rules, decision: &[String]) -> Option<Problem> {
+    let name = format!("data.{}", decision.join("."));
+    let text = match rules.get(decision) {
+        Some(RuleKind::Value) => return None,
+        Some(RuleKind::Function) => format!("`{name}` is a function; name a rule in `policy.decision`"),
+        None => {
+            let packages: BTreeSet<_> = rules.keys().filter(|path| path.len() > 1).map(|path| path.join("/")).collect();
+            let mut known: Vec<_> = packages.into_iter().take(20).collect();
+            if rules.len() > known.len() {
+                known.push("…".to_owned());
+            }
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            format!("no rule `{name}`; name one of these in `policy.decision`: {known}")
+        }
+    };
+    Some(Problem::of_file(Code::NoDecision, "policy.decision", text))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,379 @@
+//! What a name in a module means: the input, a path below `data`, or something local; and a walk over a module's
+//! expressions that knows the local names of each place.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use regorus::{
+    Value,
+    unstable::{AssignOp, Expr, Literal, LiteralStmt, Module, Query, Ref, Rule, RuleHead, Span},
+};
+
+/// A path below `data`, its parts unquoted.
+pub(super) type Path = Vec<String>;
+
+/// The rules of the whole set: `data` path to whether it is a function.
+pub(super) type Rules = BTreeMap<Path, RuleKind>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RuleKind {
+    Value,
+    Function,
+}
+
+/// The path of a module's package.
+pub(super) fn package(module: &Module) -> Path {
+    let mut path = constant_path(&module.package.refr);
+    if path.first().is_some_and(|root| root == "data") {
+        path.remove(0);
+    }
+    path
+}
+
+/// Path of a rule: its package and the constant beginning of its head.
+pub(super) fn rule_path(package: &[String], rule: &Rule) -> Path {
+    let mut path = package.to_vec();
+    path.extend(constant_path(head(rule)));
+    path
+}
+
+pub(super) fn head(rule: &Rule) -> &Expr {
+    match rule {
+        Rule::Spec { head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. }, .. }
+        | Rule::Default { refr, .. } => refr,
+    }
+}
+
+pub(super) fn rule_kind(rule: &Rule) -> RuleKind {
+    match rule {
+        Rule::Spec { head: RuleHead::Func { .. }, .. } => RuleKind::Function,
+        Rule::Default { args, .. } if !args.is_empty() => RuleKind::Function,
+        _ => RuleKind::Value,
+    }
+}
+
+/// What the names of one module lead to.
+pub(super) struct Names {
+    package: Path,
+    imports: BTreeMap<String, Root>,
+    /// First parts of the rule heads of the whole package, of all its modules.
+    own: BTreeSet<String>,
+}
+
+/// What the beginning of a reference leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Root {
+    Input,
+    Data(Path),
+    Local,
+}
+
+impl Names {
+    pub(super) fn of(module: &Module, rules: &Rules) -> Self {
+        let package = package(module);
+        let mut imports = BTreeMap::new();
+        for import in &module.imports {
+            let mut path = constant_path(&import.refr);
+            let Some(last) = path.last().cloned() else { continue };
+            let name = import.r#as.as_ref().map_or(last, |alias| alias.text().to_owned());
+            match path.first().map(String::as_str) {
+                Some("input") => drop(imports.insert(name, Root::Input)),
+                Some("data") => {
+                    path.remove(0);
+                    imports.insert(name, Root::Data(path));
+                }
+                _ => {}
+            }
+        }
+        let own = rules
+            .range(package.clone()..)
+            .take_while(|(path, _)| path.starts_with(&package))
+            .filter_map(|(path, _)| path.get(package.len()).cloned())
+            .collect();
+        Self { package, imports, own }
+    }
+
+    /// What `name` means where `scopes` are the local names.
+    pub(super) fn root(&self, name: &str, scopes: &Scopes<'_>) -> Root {
+        match name {
+            _ if scopes.declares(name) => Root::Local,
+            "input" => Root::Input,
+            "data" => Root::Data(Path::new()),
+            _ => match self.imports.get(name) {
+                Some(root) => root.clone(),
+                None if self.own.contains(name) => {
+                    let mut path = self.package.clone();
+                    path.push(name.to_owned());
+                    Root::Data(path)
+                }
+                None => Root::Local,
+            },
+        }
+    }
+}
+
+/// What is around a place: the local names, innermost last, and whether a `not` is.
+#[derive(Default)]
+pub(super) struct Scopes<'a> {
+    names: Vec<HashSet<&'a str>>,
+    /// Those of `names` that a bare `some x` declares, which gives them no value.
+    unbound: Vec<HashSet<&'a str>>,
+    negations: u32,
+}
+
+impl Scopes<'_> {
+    pub(super) fn declares(&self, name: &str) -> bool {
+        self.names.iter().any(|scope| scope.contains(name))
+    }
+
+    /// Whether the declaration of `name` itself gives it a value, as an argument's does.
+    pub(super) fn binds(&self, name: &str) -> bool {
+        self.declares(name) && !self.unbound.iter().any(|scope| scope.contains(name))
+    }
+
+    pub(super) fn is_negated(&self) -> bool {
+        self.negations > 0
+    }
+}
+
+/// What a walk comes across. A reference or call is told before what it contains.
+pub(super) enum Seen<'a> {
+    /// A variable or reference; `tail` holds its constant parts up to the first computed one.
+    Reference {
+        root: &'a Span,
+        tail: Vec<&'a str>,
+    },
+    Call {
+        function: &'a Expr,
+    },
+    Statement(&'a LiteralStmt),
+}
+
+/// Tells `see` everything in the rule, in order, with the local names of the place.
+pub(super) fn walk_rule<'a>(rule: &'a Rule, see: &mut dyn FnMut(Seen<'a>, &Scopes<'a>)) {
+    let mut walk = Walk { scopes: Scopes::default(), see };
+    match rule {
+        Rule::Spec { head, bodies, .. } => {
+            let (parts, args) = head_parts(head);
+            let mut names = HashSet::new();
+            args.iter().for_each(|arg| pattern_names(arg, &mut names));
+            walk.scopes.names.push(names);
+            if bodies.is_empty() {
+                parts.iter().for_each(|part| walk.expr(part));
+            }
+            for body in bodies {
+                walk.within(&body.query, |walk| {
+                    parts
+                        .iter()
+                        .copied()
+                        .chain(body.assign.as_ref().map(|assign| &assign.value))
+                        .for_each(|part| walk.expr(part));
+                });
+            }
+        }
+        Rule::Default { value, .. } => walk.expr(value),
+    }
+}
+
+/// The computed parts of a head (keys, value), and the arguments of a function.
+fn head_parts(head: &RuleHead) -> (Vec<&Ref<Expr>>, &[Ref<Expr>]) {
+    let (refr, value, args): (_, _, &[Ref<Expr>]) = match head {
+        RuleHead::Compr { refr, assign, .. } => (refr, assign.as_ref().map(|assign| &assign.value), &[]),
+        RuleHead::Set { refr, key, .. } => (refr, key.as_ref(), &[]),
+        RuleHead::Func { refr, assign, args, .. } => (refr, assign.as_ref().map(|assign| &assign.value), args),
+    };
+    let mut parts: Vec<_> = value.into_iter().collect();
+    let mut rest = refr;
+    while let Expr::RefDot { refr, .. } | Expr::RefBrack { refr, .. } = rest.as_ref() {
+        if let Expr::RefBrack { index, .. } = rest.as_ref() {
+            parts.push(index);
+        }
+        rest = refr;
+    }
+    (parts, args)
+}
+
+struct Walk<'a, 's> {
+    scopes: Scopes<'a>,
+    see: &'s mut dyn FnMut(Seen<'a>, &Scopes<'a>),
+}
+
+impl<'a> Walk<'a, '_> {
+    /// Walks a query, then `rest` with the query's names still in sight.
+    fn within(&mut self, query: &'a Query, rest: impl FnOnce(&mut Self)) {
+        let (names, unbound) = declared(query);
+        self.scopes.names.push(names);
+        self.scopes.unbound.push(unbound);
+        query.stmts.iter().for_each(|statement| self.statement(statement));
+        rest(self);
+        self.scopes.names.pop();
+        self.scopes.unbound.pop();
+    }
+
+    fn statement(&mut self, statement: &'a LiteralStmt) {
+        (self.see)(Seen::Statement(statement), &self.scopes);
+        match &statement.literal {
+            Literal::SomeVars { .. } => {}
+            Literal::SomeIn { key, value, collection, .. } => {
+                key.iter().chain([value, collection]).for_each(|expr| self.expr(expr));
+            }
+            Literal::Expr { expr, .. } => self.expr(expr),
+            Literal::NotExpr { expr, .. } => {
+                self.scopes.negations += 1;
+                self.expr(expr);
+                self.scopes.negations -= 1;
+            }
+            Literal::Every { key, value, domain, query, .. } => {
+                self.expr(domain);
+                self.scopes.names.push(key.iter().chain([value]).map(Span::text).collect());
+                self.within(query, |_| ());
+                self.scopes.names.pop();
+            }
+        }
+        statement.with_mods.iter().for_each(|with| self.expr(&with.r#as));
+    }
+
+    fn expr(&mut self, expr: &'a Expr) {
+        match expr {
+            Expr::Var { .. } | Expr::RefDot { .. } | Expr::RefBrack { .. } => self.reference(expr),
+            Expr::Call { fcn, params, .. } => {
+                (self.see)(Seen::Call { function: fcn }, &self.scopes);
+                params.iter().for_each(|param| self.expr(param));
+            }
+            Expr::ArrayCompr { term, query, .. } | Expr::SetCompr { term, query, .. } => {
+                self.within(query, |walk| walk.expr(term));
+            }
+            Expr::ObjectCompr { key, value, query, .. } => self.within(query, |walk| {
+                walk.expr(key);
+                walk.expr(value);
+            }),
+            _ => children(expr).into_iter().for_each(|child| self.expr(child)),
+        }
+    }
+
+    fn reference(&mut self, expr: &'a Expr) {
+        let (base, steps) = steps(expr);
+        if let Expr::Var { span, .. } = base {
+            let tail = steps.iter().map_while(|step| step.name()).collect();
+            (self.see)(Seen::Reference { root: span, tail }, &self.scopes);
+        } else {
+            self.expr(base);
+        }
+        for step in steps {
+            if let Step::Index(index) = step {
+                self.expr(index);
+            }
+        }
+    }
+}
+
+/// One step of a reference, `.name` or `[index]`.
+pub(super) enum Step<'a> {
+    Name(&'a str),
+    Index(&'a Expr),
+}
+
+impl<'a> Step<'a> {
+    fn name(&self) -> Option<&'a str> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Index(Expr::String { value: Value::String(name), .. } | Expr::RawString { value: Value::String(name), .. }) => {
+                Some(name)
+            }
+            Self::Index(_) => None,
+        }
+    }
+}
+
+/// The base of a reference and its steps from left to right.
+pub(super) fn steps(expr: &Expr) -> (&Expr, Vec<Step<'_>>) {
+    let mut steps = Vec::new();
+    let mut base = expr;
+    loop {
+        base = match base {
+            Expr::RefDot { refr, field, .. } => {
+                steps.push(Step::Name(field.0.text()));
+                refr
+            }
+            Expr::RefBrack { refr, index, .. } => {
+                steps.push(Step::Index(index));
+                refr
+            }
+            _ => break,
+        };
+    }
+    steps.reverse();
+    (base, steps)
+}
+
+/// `["a", "b"]` of `a.b`, `a["b"]` or `a.b[x].c`.
+pub(super) fn constant_path(expr: &Expr) -> Path {
+    let (base, steps) = steps(expr);
+    let root = match base {
+        Expr::Var { span, .. } => Some(span.text()),
+        _ => None,
+    };
+    root.into_iter().chain(steps.iter().map_while(|step| step.name())).map(str::to_owned).collect()
+}
+
+/// What an expression is made of, without the queries of comprehensions and without a call's function.
+pub(super) fn children(expr: &Expr) -> Vec<&Ref<Expr>> {
+    match expr {
+        Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().collect(),
+        Expr::Object { fields, .. } => fields.iter().flat_map(|(_, key, value)| [key, value]).collect(),
+        Expr::Call { params, .. } => params.iter().collect(),
+        Expr::UnaryExpr { expr, .. } => vec![expr],
+        Expr::RefDot { refr, .. } => vec![refr],
+        Expr::RefBrack { refr, index, .. } => vec![refr, index],
+        Expr::BinExpr { lhs, rhs, .. }
+        | Expr::BoolExpr { lhs, rhs, .. }
+        | Expr::ArithExpr { lhs, rhs, .. }
+        | Expr::AssignExpr { lhs, rhs, .. } => vec![lhs, rhs],
+        Expr::Membership { key, value, collection, .. } => key.iter().chain([value, collection]).collect(),
+        Expr::ArrayCompr { term, .. } | Expr::SetCompr { term, .. } => vec![term],
+        Expr::ObjectCompr { key, value, .. } => vec![key, value],
+        Expr::String { .. }
+        | Expr::RawString { .. }
+        | Expr::Number { .. }
+        | Expr::Bool { .. }
+        | Expr::Null { .. }
+        | Expr::Var { .. } => Vec::new(),
+    }
+}
+
+/// The query of a comprehension.
+pub(super) fn comprehension(expr: &Expr) -> Option<&Query> {
+    match expr {
+        Expr::ArrayCompr { query, .. } | Expr::SetCompr { query, .. } | Expr::ObjectCompr { query, .. } => Some(query),
+        _ => None,
+    }
+}
+
+/// Names that a query declares for itself, and those of them that a bare `some x` declares. They hide rules and imports
+/// of the same name in the whole query.
+fn declared(query: &Query) -> (HashSet<&str>, HashSet<&str>) {
+    let (mut names, mut unbound) = (HashSet::new(), HashSet::new());
+    for statement in &query.stmts {
+        match &statement.literal {
+            Literal::SomeVars { vars, .. } => unbound.extend(vars.iter().map(Span::text)),
+            Literal::SomeIn { key, value, .. } => key.iter().chain([value]).for_each(|expr| pattern_names(expr, &mut names)),
+            Literal::Expr { expr, .. } => {
+                if let Expr::AssignExpr { op: AssignOp::ColEq, lhs, .. } = expr.as_ref() {
+                    pattern_names(lhs, &mut names);
+                }
+            }
+            Literal::NotExpr { .. } | Literal::Every { .. } => {}
+        }
+    }
+    names.extend(&unbound);
+    (names, unbound)
+}
+
+/// The variables of a pattern such as `[x, {"a": y}]`.
+fn pattern_names<'a>(expr: &'a Expr, names: &mut HashSet<&'a str>) {
+    match expr {
+        Expr::Var { span, .. } => drop(names.insert(span.text())),
+        Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().for_each(|item| pattern_names(item, names)),
+        Expr::Object { fields, .. } => fields.iter().for_each(|(_, _, value)| pattern_names(value, names)),
+        _ => {}
+    }
+}

@@ -1,0 +1,168 @@
+//! A policy set in force: parsed, checked, compiled once, and evaluated on many threads. What is read is `load`'s, what
+//! is refused `check`'s, and what an answer means `decision`'s.
+
+mod answer;
+mod compile;
+
+use std::{
+    cell::RefCell,
+    fmt,
+    num::NonZeroU32,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
+use tracing::debug;
+
+pub(super) use self::compile::MAX_COLUMNS;
+use super::{input::Input, load::Sources, problem::LoadError, wanted::Wanted};
+use crate::{config, verdict::Reason};
+
+/// Work units of the interpreter between two looks at the clock; at 1000 the timer cannot be measured.
+const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(1000).unwrap();
+
+/// One revision of the policy, never changed.
+pub struct PolicySet {
+    /// Tells sets apart for the engines that threads keep.
+    generation: u64,
+    /// Compiled; each thread evaluates on its own clone.
+    engine: Engine,
+    /// The rule that decides, as the engine spells it.
+    rule: String,
+    /// What of the input it can read.
+    wanted: Wanted,
+    revision: String,
+    digest: String,
+}
+
+impl PolicySet {
+    /// Reads, parses, checks and compiles what `config` names, and evaluates it once for an empty input.
+    #[cfg(test)]
+    pub fn load(config: &config::Policy) -> Result<Self, LoadError> {
+        Self::compile(super::load::read(config)?, config)
+    }
+
+    pub(super) fn compile(sources: Sources, config: &config::Policy) -> Result<Self, LoadError> {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+        let revision = sources.revision.clone().unwrap_or_else(|| sources.digest.chars().take(12).collect());
+        let digest = sources.digest.clone();
+        let wanted = Wanted::by(sources.modules.iter().map(|module| module.text.as_str()));
+        let (engine, rule) = compile::compile(sources, config)?;
+        Ok(Self { generation: GENERATION.fetch_add(1, Ordering::Relaxed), engine, rule, wanted, revision, digest })
+    }
+
+    /// What the authors call it: the revision of the bundle's manifest, else the beginning of the digest.
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    pub(super) fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    /// SHA-256 in hex over the names and contents of all files.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The answer of the rule that decides, `None` when it is undefined. Nothing is answered after `limit`. The thread
+    /// needs a stack of 16 MiB for the deepest policies that load.
+    pub fn evaluate(&self, input: &Input, limit: Duration) -> Result<Option<serde_json::Value>, Failure> {
+        let start = Instant::now();
+        // The engine is out of its slot while it works: after a panic or an error, which leave it in the middle of a
+        // rule, it is gone, and the next call takes a fresh one.
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let mut engine = self.take_engine();
+            let result = run(&mut engine, &self.rule, &input.0, limit);
+            if result.is_ok() {
+                ENGINE.with_borrow_mut(|slot| *slot = Some((self.generation, engine)));
+            }
+            result
+        }));
+        match result {
+            Err(panic) => Err(Failure { reason: Reason::PolicyPanic, detail: without_values(&panic_text(&*panic)) }),
+            // An answer that comes late may rest on a loop that was cut short.
+            Ok(_) if start.elapsed() > limit => Err(Failure::timeout(limit)),
+            Ok(Err(error)) if is_timeout(&error) => Err(Failure::timeout(limit)),
+            Ok(Err(error)) => Err(Failure { reason: Reason::PolicyError, detail: without_values(&compile::one_line(&error)) }),
+            Ok(Ok(Value::Undefined)) => Ok(None),
+            Ok(Ok(Value::Bool(answer))) => Ok(Some(serde_json::Value::Bool(answer))),
+            Ok(Ok(value)) => answer::to_json(&value).map(Some),
+        }
+    }
+
+    fn take_engine(&self) -> Engine {
+        match ENGINE.take() {
+            Some((generation, engine)) if generation == self.generation => engine,
+            // Left by another set: that one has been replaced, or takes turns with this one.
+            Some(_) | None => self.engine.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for PolicySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { generation, rule, revision, digest, wanted: _, engine: _ } = self;
+        let mut debug = f.debug_struct("PolicySet");
+        debug.field("generation", generation).field("rule", rule).field("revision", revision).field("digest", digest).finish()
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// `policy_error`, `policy_timeout` or `policy_panic`.
+    pub reason: Reason,
+    /// For operators, not for callers. It shows no value: it stands in records, where the input is masked.
+    pub detail: String,
+}
+
+impl Failure {
+    fn timeout(limit: Duration) -> Self {
+        let detail = format!("no answer within {}", humantime::format_duration(limit));
+        Self { reason: Reason::PolicyTimeout, detail }
+    }
+}
+
+thread_local! {
+    /// The engine that this thread used last, with the generation of its set. Evaluating on a fresh clone costs more
+    /// than twice as much as on an engine that has run before.
+    static ENGINE: RefCell<Option<(u64, Engine)>> = const { RefCell::new(None) };
+}
+
+/// One evaluation on an engine of this thread; how the engine fails is told apart by the caller.
+fn run(engine: &mut Engine, rule: &str, input: &Value, limit: Duration) -> Result<Value, anyhow::Error> {
+    engine.set_execution_timer_config(ExecutionTimerConfig { limit, check_interval: CHECK_INTERVAL });
+    engine.set_input(input.clone());
+    let value = engine.eval_rule(rule.to_owned());
+    // The engine is kept, what it was asked about is not.
+    engine.set_input(Value::Undefined);
+    for line in engine.take_prints()? {
+        debug!(line, "policy printed");
+    }
+    value
+}
+
+/// Errors that pass through a rule or function keep only their text.
+fn is_timeout(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(LimitError::TimeLimitExceeded { .. }))
+        || error.chain().any(|cause| cause.to_string().contains("execution exceeded time limit"))
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("the engine panicked").to_owned()
+}
+
+/// An error of an evaluation without what it quotes: engine and library quote the values at hand, between backticks or
+/// at the end, and those are the request's.
+fn without_values(text: &str) -> String {
+    const QUOTES: [&str; 3] = ["`", "multiple outputs ", "value: "];
+    let end = QUOTES.iter().filter_map(|quote| text.find(quote)).min();
+    end.and_then(|end| text.split_at_checked(end)).map_or_else(|| text.to_owned(), |(said, _)| format!("{said}…"))
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,302 @@
+//! Policy sources from disk: files, folders and `.tar.gz` bundles become modules and one data document, by the rules
+//! of `opa run` and of OPA bundles. Rego is only read here; `engine` parses it.
+
+mod archive;
+mod data;
+mod folder;
+
+use std::{collections::BTreeSet, io::Read, sync::Arc};
+
+use aws_lc_rs::digest;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::problem::{Code, LoadError, Problem};
+use crate::config::{self, PolicyLimits, RegoVersion};
+
+/// Everything that was read, before any Rego is parsed.
+#[derive(Debug)]
+pub(super) struct Sources {
+    pub(super) modules: Vec<Module>,
+    /// Always an object.
+    pub(super) data: Value,
+    /// Revisions of the bundles' manifests, joined by commas where there are several.
+    pub(super) revision: Option<String>,
+    /// SHA-256 in hex over the names and contents of all files used.
+    pub(super) digest: String,
+}
+
+/// One `.rego` file.
+#[derive(Debug)]
+pub(super) struct Module {
+    pub(super) name: String,
+    pub(super) text: String,
+    /// Paths below `data` that its bundle owns; the module's package must lie within one of them.
+    pub(super) roots: Option<Arc<[String]>>,
+}
+
+/// Reads every bundle of the configuration. All files that cannot be used are reported together.
+pub(super) fn read(config: &config::Policy) -> Result<Sources, LoadError> {
+    let mut budget = Budget::new(&config.limits);
+    let mut found = Found::default();
+    for (index, bundle) in config.bundles.iter().enumerate() {
+        let files = match folder::is_archive(&bundle.path) {
+            true => archive::read(&bundle.path, &mut budget),
+            false => folder::read(&bundle.path, &mut budget),
+        };
+        match files {
+            Ok(files) => found.add(index, files, config.rego),
+            Err(problem) => found.problems.push(problem),
+        }
+    }
+    found.finish()
+}
+
+/// One file below an entry of `policy.bundles`.
+struct File {
+    /// What it is called in messages.
+    label: String,
+    /// Names from the root of the tree to the file, the file's own last; for a single file only that.
+    path: Vec<String>,
+    bytes: Vec<u8>,
+}
+
+impl File {
+    fn name(&self) -> &str {
+        self.path.last().map_or("", String::as_str)
+    }
+
+    fn folders(&self) -> &[String] {
+        self.path.split_last().map_or(&[], |(_, folders)| folders)
+    }
+}
+
+/// What a file name says about its content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Rego,
+    Json,
+    Yaml,
+    Manifest,
+    /// A compiled target of a bundle, or a delta: nothing that can be evaluated here.
+    Compiled,
+    Ignored,
+}
+
+fn kind(name: &str) -> Kind {
+    match name {
+        ".manifest" => Kind::Manifest,
+        "policy.wasm" | "plan.json" | "patch.json" => Kind::Compiled,
+        _ if name.starts_with('.') || name.ends_with("_test.rego") => Kind::Ignored,
+        _ if name.ends_with(".rego") => Kind::Rego,
+        _ if name.ends_with(".json") => Kind::Json,
+        _ if name.ends_with(".yaml") || name.ends_with(".yml") => Kind::Yaml,
+        _ => Kind::Ignored,
+    }
+}
+
+/// What may still be read, over all bundles.
+struct Budget {
+    file: u64,
+    total: u64,
+    left: u64,
+    files_left: u32,
+}
+
+impl Budget {
+    /// More files than this are a mistake in the path, not a policy set.
+    const MAX_FILES: u32 = 100_000;
+
+    fn new(limits: &PolicyLimits) -> Self {
+        let total = limits.total.bytes() as u64;
+        Self { file: limits.file.bytes() as u64, total, left: total, files_left: Self::MAX_FILES }
+    }
+
+    /// Reads a whole file, or says which limit it breaks.
+    fn read(&mut self, name: &str, source: impl Read) -> Result<Vec<u8>, Problem> {
+        let too_large = |text: String| Err(Problem::of_file(Code::TooLarge, name, text));
+        if self.files_left == 0 {
+            return too_large(format!("more than {} files; point `policy.bundles` at the policy alone", Self::MAX_FILES));
+        }
+        let allowed = self.file.min(self.left);
+        let mut bytes = Vec::new();
+        source
+            .take(allowed.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(|error| Problem::of_file(Code::Unreadable, name, format!("cannot be read: {error}")))?;
+        let size = bytes.len() as u64;
+        if size > self.file {
+            return too_large(format!("larger than {} bytes; raise `policy.limits.file` or split it", self.file));
+        }
+        if size > self.left {
+            return too_large(format!("the policy set exceeds {} bytes here; raise `policy.limits.total`", self.total));
+        }
+        self.left -= size;
+        self.files_left -= 1;
+        Ok(bytes)
+    }
+}
+
+/// `.manifest` of an OPA bundle: what of it concerns us. Other keys belong to other consumers.
+#[derive(Deserialize)]
+struct Manifest {
+    #[serde(default)]
+    revision: String,
+    roots: Option<Vec<String>>,
+    rego_version: Option<u8>,
+    #[serde(default)]
+    wasm: Vec<Value>,
+}
+
+impl Manifest {
+    /// The manifest of a bundle that has none: it owns everything and has no revision.
+    const EMPTY: &[u8] = b"{}";
+
+    /// Roots in the form that paths are compared in; by default the bundle owns everything.
+    fn roots(&self) -> Option<Arc<[String]>> {
+        let roots: Vec<_> = self.roots.as_ref()?.iter().map(|root| root.trim_matches('/').to_owned()).collect();
+        (!roots.iter().any(String::is_empty)).then(|| roots.into())
+    }
+}
+
+/// Whether `path` (parts joined by `/`) is one of `roots`, lies below one.
+pub(super) fn within(roots: &[String], path: &str) -> bool {
+    roots.iter().any(|root| path.strip_prefix(root.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+}
+
+struct Found {
+    modules: Vec<Module>,
+    documents: data::Documents,
+    revisions: BTreeSet<String>,
+    digest: digest::Context,
+    problems: Vec<Problem>,
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self {
+            modules: Vec::new(),
+            documents: data::Documents::default(),
+            revisions: BTreeSet::new(),
+            digest: digest::Context::new(&digest::SHA256),
+            problems: Vec::new(),
+        }
+    }
+}
+
+impl Found {
+    /// Takes the files of one entry, sorted by path.
+    fn add(&mut self, index: usize, files: Vec<File>, rego: RegoVersion) {
+        let manifest = files.iter().find(|file| file.path.len() == 1 && kind(file.name()) == Kind::Manifest);
+        let manifest = match manifest.map(|file| parse_manifest(file, rego)).transpose() {
+            Ok(manifest) => manifest,
+            Err(problem) => return self.problems.push(problem),
+        };
+        let roots = manifest.as_ref().and_then(Manifest::roots);
+        for file in files {
+            let kind = match kind(file.name()) {
+                Kind::Compiled if manifest.is_none() && file.name().ends_with(".json") => Kind::Json,
+                kind => kind,
+            };
+            let is_data = matches!(kind, Kind::Json | Kind::Yaml);
+            if kind == Kind::Ignored || (is_data && manifest.is_some() && !is_bundle_data(file.name())) {
+                continue;
+            }
+            self.hash(index, &file);
+            match kind {
+                Kind::Rego => self.add_module(file.label, file.bytes, roots.clone()),
+                Kind::Json | Kind::Yaml => {
+                    if let Err(problem) = self.documents.add(&file, kind, roots.as_deref()) {
+                        self.problems.push(problem);
+                    }
+                }
+                Kind::Compiled => self.problems.push(Problem::of_file(
+                    Code::Bundle,
+                    file.label,
+                    "a compiled target or delta bundle cannot be evaluated here; build the bundle with `opa build --target rego`",
+                )),
+                Kind::Manifest | Kind::Ignored => {}
+            }
+        }
+        self.revisions.extend(manifest.map(|manifest| manifest.revision).filter(|revision| !revision.is_empty()));
+    }
+
+    fn add_module(&mut self, name: String, bytes: Vec<u8>, roots: Option<Arc<[String]>>) {
+        match String::from_utf8(bytes) {
+            Ok(text) => self.modules.push(Module { name, text, roots }),
+            Err(error) => {
+                let line = error.as_bytes().iter().take(error.utf8_error().valid_up_to()).filter(|byte| **byte == b'\n').count();
+                let mut problem = Problem::of_file(Code::Parse, name, "is not UTF-8; save it as UTF-8");
+                problem.line = u32::try_from(line + 1).unwrap_or(0);
+                self.problems.push(problem);
+            }
+        }
+    }
+
+    /// Names and contents, each with its length in front, so that no two sets of files hash alike. The place of the
+    /// bundle counts instead of its path: the same policy mounted elsewhere is the same policy.
+    fn hash(&mut self, index: usize, file: &File) {
+        self.digest.update(&(index as u64).to_be_bytes());
+        self.digest.update(&(file.path.len() as u64).to_be_bytes());
+        for part in file.path.iter().map(String::as_bytes).chain([file.bytes.as_slice()]) {
+            self.digest.update(&(part.len() as u64).to_be_bytes());
+            self.digest.update(part);
+        }
+    }
+
+    fn finish(mut self) -> Result<Sources, LoadError> {
+        let data = match self.documents.merge() {
+            Ok(data) => data,
+            Err(problem) => {
+                self.problems.push(problem);
+                Value::Null
+            }
+        };
+        if !self.problems.is_empty() {
+            return Err(LoadError { problems: self.problems });
+        }
+        let revision = self.revisions.into_iter().collect::<Vec<_>>().join(",");
+        Ok(Sources {
+            modules: self.modules,
+            data,
+            revision: (!revision.is_empty()).then_some(revision),
+            digest: hex::encode(self.digest.finish()),
+        })
+    }
+}
+
+fn is_bundle_data(name: &str) -> bool {
+    matches!(name, "data.json" | "data.yaml" | "data.yml")
+}
+
+fn parse_manifest(file: &File, rego: RegoVersion) -> Result<Manifest, Problem> {
+    let manifest: Manifest = serde_json::from_slice(&file.bytes).map_err(|error| Problem {
+        line: u32::try_from(error.line()).unwrap_or(0),
+        column: u32::try_from(error.column()).unwrap_or(0),
+        ..Problem::of_file(Code::Parse, &file.label, format!("is no bundle manifest: {}", without_place(&error)))
+    })?;
+    if !manifest.wasm.is_empty() {
+        let text = "the manifest names wasm modules, which are not run here; build the bundle with `opa build --target rego`";
+        return Err(Problem::of_file(Code::Bundle, &file.label, text));
+    }
+    let configured = match rego {
+        RegoVersion::V0 => 0,
+        RegoVersion::V1 => 1,
+    };
+    match manifest.rego_version {
+        Some(version) if version != configured => {
+            let text = format!("the bundle is written in Rego v{version}; set `policy.rego: v{version}`");
+            Err(Problem::of_file(Code::Bundle, &file.label, text))
+        }
+        _ => Ok(manifest),
+    }
+}
+
+/// The text of a JSON error without its position, which `Problem` has already.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests;
