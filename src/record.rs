@@ -1,0 +1,313 @@
+//! The one document that a decision, or a change of policy, leaves. This file has its content and the two ways to hand
+//! it over; `mask` knows what must not be shown, `encode` makes the line, `writer` is the thread that writes lines to
+//! the `sink`, `event` sends a copy to OTLP.
+
+mod encode;
+mod event;
+mod mask;
+mod sink;
+mod writer;
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use opentelemetry_sdk::logs::SdkLogger;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use self::{
+    mask::{Mask, MaskError},
+    sink::Sink,
+    writer::{Queue, Writer},
+};
+use crate::{
+    clock::Now,
+    config,
+    policy::input::Facts,
+    telemetry::{
+        metrics::{Metrics, RecordKind},
+        trace::TraceIds,
+    },
+    verdict::{Decision, Evidence, Mode, Protocol, Reason},
+};
+
+/// Stack of the writer, which walks documents as deep as a parser lets them in.
+const STACK: usize = 4 * 1024 * 1024;
+
+/// Why records cannot be kept, or one was not.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("the record sink cannot be opened")]
+    Open(#[source] io::Error),
+    #[error(transparent)]
+    Mask(#[from] MaskError),
+    #[error("the record writer cannot be started")]
+    Thread(#[source] io::Error),
+    /// `commit` to a sink that cannot promise anything.
+    #[error("the record sink cannot say when a record is on the disk")]
+    NotDurable,
+    #[error("too many records are waiting")]
+    Full,
+    /// The sink failed, now or less than a second ago.
+    #[error("the record cannot be written")]
+    Write,
+    #[error("the record writer has stopped")]
+    Stopped,
+    /// At shutdown: records that the sink did not take.
+    #[error("{lost} records were not written")]
+    Unwritten { lost: u64 },
+    #[error("the records were not written in time")]
+    Timeout,
+}
+
+/// One record, before it is masked and written.
+#[derive(Debug)]
+pub struct Record {
+    /// Version 7, the decision id of a decision.
+    pub id: Uuid,
+    pub at: Now,
+    pub body: Body,
+}
+
+#[derive(Debug)]
+pub enum Body {
+    Decision(Box<DecisionRecord>),
+    Policy(Box<PolicyRecord>),
+    /// Written by the writer itself.
+    Gap(Gap),
+}
+
+impl Record {
+    /// What it holds on to while it waits, roughly, in bytes.
+    const fn weight(&self) -> usize {
+        match &self.body {
+            Body::Decision(decision) => decision.input.weight(),
+            Body::Policy(_) | Body::Gap(_) => 0,
+        }
+    }
+}
+
+impl Body {
+    const fn kind(&self) -> RecordKind {
+        match self {
+            Self::Decision(_) => RecordKind::Decision,
+            Self::Policy(_) => RecordKind::Policy,
+            Self::Gap(_) => RecordKind::Gap,
+        }
+    }
+}
+
+/// What a decision leaves: enough to decide again, and the answer.
+#[derive(Debug)]
+pub struct DecisionRecord {
+    pub decision: Decision,
+    /// False where the answer was let through in spite of the decision.
+    pub enforced: bool,
+    pub reason: Reason,
+    /// The policy author's name for the rule that decided.
+    pub rule: Option<String>,
+    /// The policy's own text.
+    pub policy_reason: Option<String>,
+    /// What went wrong, for operators.
+    pub detail: Option<String>,
+    /// The policy's whole answer.
+    pub result: Option<serde_json::Value>,
+    pub mode: Mode,
+    pub protocol: Protocol,
+    /// Address of the listener that was asked.
+    pub listener: Arc<str>,
+    pub peer: Option<PeerRecord>,
+    pub principal: Option<Arc<str>>,
+    pub input: KeptInput,
+    /// Absent when no policy was in force.
+    pub policy: Option<PolicyRef>,
+    pub lease: Option<Duration>,
+    pub latency: Duration,
+    /// `x-request-id` of the request.
+    pub request_id: Option<String>,
+    pub trace: Option<TraceIds>,
+}
+
+/// The input, masked: the JSON of the whole document.
+#[derive(Debug, Clone, Default)]
+pub enum KeptInput {
+    /// There was none, or nobody keeps records.
+    #[default]
+    Absent,
+    Json(Vec<u8>),
+    /// It could not be masked, so it is not kept.
+    MaskFailed,
+}
+
+impl KeptInput {
+    fn made_by(mask: impl FnOnce() -> Vec<u8>) -> Self {
+        catch_unwind(AssertUnwindSafe(mask)).map_or(Self::MaskFailed, Self::Json)
+    }
+
+    const fn weight(&self) -> usize {
+        match self {
+            Self::Json(text) => text.len(),
+            Self::Absent | Self::MaskFailed => 0,
+        }
+    }
+}
+
+/// The calling workload, as proved.
+#[derive(Debug, Clone)]
+pub struct PeerRecord {
+    pub spiffe_id: Arc<str>,
+    pub evidence: Evidence,
+    /// Of the certificate, in hex.
+    pub sha256: Option<Arc<str>>,
+}
+
+/// Which policy decided.
+#[derive(Debug, Clone)]
+pub struct PolicyRef {
+    /// The rule that decides, as a path below `data`.
+    pub path: Arc<str>,
+    pub revision: Option<Arc<str>>,
+    /// SHA-256 of all sources and data, in hex.
+    pub digest: Arc<str>,
+}
+
+/// A policy set was put in force, or refused while the former one stayed.
+#[derive(Debug)]
+pub struct PolicyRecord {
+    pub outcome: PolicyOutcome,
+    /// The set that was put in force, or the one that stayed.
+    pub policy: Option<PolicyRef>,
+    /// Why the set was refused.
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyOutcome {
+    Loaded,
+    Refused,
+}
+
+impl PolicyOutcome {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Loaded => "loaded",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// How many records are missing since the last one that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Gap {
+    /// Dropped because the queue was full.
+    pub dropped: u64,
+    /// Lost to a sink that failed.
+    pub failed: u64,
+    /// Time of the first that is missing.
+    pub since: Option<Now>,
+}
+
+impl Gap {
+    const fn count(&self) -> u64 {
+        self.dropped + self.failed
+    }
+
+    fn begin(&mut self, at: Now) {
+        self.since.get_or_insert(at);
+    }
+}
+
+/// Takes records; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Recorder {
+    queue: Arc<Queue>,
+    metrics: Arc<Metrics>,
+    mask: Arc<Mask>,
+    durable: bool,
+    /// Whether a sink keeps inputs at all.
+    keeps: bool,
+}
+
+impl Recorder {
+    /// Opens the sink and starts the writer. `instance` names this start of this process; `logs` takes copies.
+    pub fn start(
+        config: &config::Records,
+        instance: &str,
+        metrics: Arc<Metrics>,
+        logs: Option<SdkLogger>,
+    ) -> Result<(Self, Handle), RecordError> {
+        let mask = Arc::new(Mask::new(&config.mask)?);
+        let keeps = config.sink != config::Sink::Off;
+        let sink = Sink::open(&config.sink).map_err(RecordError::Open)?;
+        let durable = sink.is_durable();
+        if config.write == config::RecordWrite::Commit && !durable {
+            return Err(RecordError::NotDurable);
+        }
+        let queue = Arc::new(Queue::new(config.queue));
+        let writer = Writer::new(Arc::clone(&queue), Arc::clone(&metrics), sink, Arc::clone(&mask), instance.to_owned(), logs);
+        let (done, finished) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("records".to_owned())
+            .stack_size(STACK)
+            .spawn(move || {
+                // The handle may be gone; then nobody asks.
+                let _ = done.send(writer.run());
+            })
+            .map_err(RecordError::Thread)?;
+        Ok((Self { queue: Arc::clone(&queue), metrics, mask, durable, keeps }, Handle { queue, finished }))
+    }
+
+    /// The input as a record keeps it. `certificate` is the SHA-256 of the peer's certificate, where it is known. A mask
+    /// that fails, or panics, drops the input and never the record.
+    pub fn keep(&self, facts: &Facts<'_>, certificate: Option<&str>) -> KeptInput {
+        match self.keeps {
+            true => KeptInput::made_by(|| facts.masked(&self.mask.replacer(certificate))),
+            false => KeptInput::Absent,
+        }
+    }
+
+    /// Hands a record over without waiting. When the queue is full the record is dropped and counted, and a `gap`
+    /// record tells of it later.
+    pub fn offer(&self, record: Record) {
+        self.queue.offer(record, &self.metrics);
+    }
+
+    /// Returns when the record is on the disk, together with all that waited beside it. A caller that stops waiting
+    /// withdraws its record, as far as it is not being written yet, because it then answers otherwise.
+    pub async fn commit(&self, record: Record) -> Result<(), RecordError> {
+        if !self.durable {
+            return Err(RecordError::NotDurable);
+        }
+        let (reply, written) = oneshot::channel();
+        self.queue.commit(record, reply, &self.metrics)?;
+        written.await.unwrap_or(Err(RecordError::Stopped))
+    }
+}
+
+/// Stops the writer.
+#[derive(Debug)]
+#[must_use = "records that wait are written at shutdown"]
+pub struct Handle {
+    queue: Arc<Queue>,
+    finished: oneshot::Receiver<u64>,
+}
+
+impl Handle {
+    /// Refuses further records, writes those that wait and syncs the sink, for at most `timeout`.
+    pub async fn shutdown(self, timeout: Duration) -> Result<(), RecordError> {
+        self.queue.close();
+        match tokio::time::timeout(timeout, self.finished).await {
+            Ok(Ok(0)) => Ok(()),
+            Ok(Ok(lost)) => Err(RecordError::Unwritten { lost }),
+            Ok(Err(_)) => Err(RecordError::Stopped),
+            Err(_) => Err(RecordError::Timeout),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

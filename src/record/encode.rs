@@ -1,0 +1,308 @@
+//! The line of a record: JSON with its members in a fixed order, at most 16 KiB. What is secret is decided in `mask`.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Body, DecisionRecord, Gap, KeptInput, Mask, PeerRecord, PolicyRecord, PolicyRef, Record};
+use crate::{clock::Now, verdict};
+
+/// Longest line, its end included.
+pub(super) const MAX_LINE: usize = 16 * 1024;
+
+/// Longest texts that others wrote, in bytes. Six times their sum (a control byte becomes `\u0000`) fits in a line.
+const MAX_NAME: usize = 256;
+const MAX_TEXT: usize = 512;
+const MAX_ERROR: usize = 2048;
+
+/// What is left out of the input, group by group, until a record is short enough.
+const EXPENDABLE: [&[&str]; 3] = [
+    &["attributes.request.http.body", "attributes.request.http.rawBody"],
+    &["parsed_body"],
+    &["attributes.request.http.headers", "attributes.request.http.headerMap"],
+];
+
+/// Version of the envelope.
+const VERSION: u8 = 1;
+
+#[derive(Serialize)]
+struct Envelope<'a, B> {
+    v: u8,
+    #[serde(serialize_with = "display")]
+    id: Uuid,
+    kind: &'static str,
+    #[serde(serialize_with = "time")]
+    at: Now,
+    instance: &'a str,
+    seq: u64,
+    body: B,
+}
+
+#[derive(Serialize)]
+struct DecisionBody<'a> {
+    decision: verdict::Decision,
+    enforced: bool,
+    reason: verdict::Reason,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy_reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a Value>,
+    mode: verdict::Mode,
+    protocol: verdict::Protocol,
+    listener: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<Peer<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    principal: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    input_truncated: &'a [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_error: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<Policy<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_ms: Option<u128>,
+    latency_us: u128,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    span_id: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Peer<'a> {
+    spiffe_id: &'a str,
+    evidence: verdict::Evidence,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Policy<'a> {
+    path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<&'a str>,
+    digest: &'a str,
+}
+
+#[derive(Serialize)]
+struct PolicyBody<'a> {
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<Policy<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct GapBody {
+    count: u64,
+    dropped: u64,
+    failed: u64,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_time")]
+    since: Option<Now>,
+}
+
+/// Makes lines for one start of one process.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    pub(super) instance: String,
+    pub(super) mask: Arc<Mask>,
+}
+
+impl Encoder {
+    /// Appends the line of a record; false, and nothing appended, when it has no JSON form at all.
+    pub(super) fn line(&self, record: &Record, seq: u64, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let written = match &record.body {
+            Body::Decision(decision) => self.decision(record, decision, seq, out),
+            Body::Policy(policy) => self.write(record, seq, policy_body(policy), out),
+            Body::Gap(gap) => self.write(record, seq, gap_body(gap), out),
+        };
+        if written {
+            out.push(b'\n');
+        } else {
+            out.truncate(start);
+        }
+        written
+    }
+
+    /// The line of a decision. A mask that fails, or panics, drops what it was to mask and never the record.
+    fn decision(&self, record: &Record, decision: &DecisionRecord, seq: u64, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            decision.result.clone().map(|mut result| {
+                self.mask.json(&mut result);
+                result
+            })
+        }));
+        let failed = (result.is_err() || matches!(decision.input, KeptInput::MaskFailed)).then_some("mask_failed");
+        let result = result.unwrap_or_default();
+        let body = decision_body(decision, result.as_ref(), &[], failed);
+        if !self.write(record, seq, body, out) {
+            return false;
+        }
+        let KeptInput::Json(input) = &decision.input else {
+            return fits(out, start) || self.without(record, decision, &["result"], seq, out, start);
+        };
+        append_input(out, input);
+        if fits(out, start) {
+            return true;
+        }
+        out.truncate(start);
+        let shortened =
+            serde_json::from_slice(input).is_ok_and(|whole| self.shortened(record, decision, result.as_ref(), seq, whole, out));
+        shortened
+            || {
+                out.truncate(start);
+                let body = decision_body(decision, result.as_ref(), &["input"], failed);
+                self.write(record, seq, body, out) && fits(out, start)
+            }
+            || self.without(record, decision, &["input", "result"], seq, out, start)
+    }
+
+    /// The line without what is too long in it.
+    fn without(
+        &self,
+        record: &Record,
+        decision: &DecisionRecord,
+        truncated: &[&'static str],
+        seq: u64,
+        out: &mut Vec<u8>,
+        start: usize,
+    ) -> bool {
+        out.truncate(start);
+        self.write(record, seq, decision_body(decision, None, truncated, None), out) && fits(out, start)
+    }
+
+    /// With so much left out of `input`, already masked, that the line is short enough; false when nothing helps.
+    fn shortened(
+        &self,
+        record: &Record,
+        decision: &DecisionRecord,
+        result: Option<&Value>,
+        seq: u64,
+        mut input: Value,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let start = out.len();
+        let mut truncated = Vec::new();
+        for group in EXPENDABLE {
+            truncated.extend(group.iter().copied().filter(|path| remove(&mut input, path)));
+            let body = decision_body(decision, result, &truncated, None);
+            if self.write(record, seq, body, out)
+                && let Ok(input) = serde_json::to_vec(&input)
+            {
+                append_input(out, &input);
+                if fits(out, start) {
+                    return true;
+                }
+            }
+            out.truncate(start);
+        }
+        false
+    }
+
+    fn write(&self, record: &Record, seq: u64, body: impl Serialize, out: &mut Vec<u8>) -> bool {
+        let kind = record.body.kind().as_str();
+        let envelope = Envelope { v: VERSION, id: record.id, kind, at: record.at, instance: &self.instance, seq, body };
+        serde_json::to_writer(out, &envelope).is_ok()
+    }
+}
+
+fn decision_body<'a>(
+    decision: &'a DecisionRecord,
+    result: Option<&'a Value>,
+    input_truncated: &'a [&'static str],
+    input_error: Option<&'static str>,
+) -> DecisionBody<'a> {
+    DecisionBody {
+        decision: decision.decision,
+        enforced: decision.enforced,
+        reason: decision.reason,
+        rule: cut(decision.rule.as_deref(), MAX_NAME),
+        policy_reason: cut(decision.policy_reason.as_deref(), MAX_TEXT),
+        detail: cut(decision.detail.as_deref(), MAX_TEXT),
+        result,
+        mode: decision.mode,
+        protocol: decision.protocol,
+        listener: &decision.listener,
+        peer: decision.peer.as_ref().map(peer),
+        principal: cut(decision.principal.as_deref(), MAX_TEXT),
+        input_truncated,
+        input_error,
+        policy: decision.policy.as_ref().map(policy),
+        lease_ms: decision.lease.map(|lease| lease.as_millis()),
+        latency_us: decision.latency.as_micros(),
+        request_id: cut(decision.request_id.as_deref(), MAX_NAME),
+        trace_id: decision.trace.map(|ids| ids.trace.to_string()),
+        span_id: decision.trace.map(|ids| ids.span.to_string()),
+    }
+}
+
+fn peer(peer: &PeerRecord) -> Peer<'_> {
+    Peer { spiffe_id: &peer.spiffe_id, evidence: peer.evidence, sha256: peer.sha256.as_deref() }
+}
+
+fn policy(policy: &PolicyRef) -> Policy<'_> {
+    Policy { path: &policy.path, revision: cut(policy.revision.as_deref(), MAX_NAME), digest: &policy.digest }
+}
+
+fn policy_body(record: &PolicyRecord) -> PolicyBody<'_> {
+    PolicyBody {
+        outcome: record.outcome.as_str(),
+        policy: record.policy.as_ref().map(policy),
+        error: cut(record.error.as_deref(), MAX_ERROR),
+    }
+}
+
+/// Puts the input, which is JSON already, as the last member into the body that `out` ends with.
+fn append_input(out: &mut Vec<u8>, input: &[u8]) {
+    out.truncate(out.len().saturating_sub(b"}}".len()));
+    out.extend_from_slice(b",\"input\":");
+    out.extend_from_slice(input);
+    out.extend_from_slice(b"}}");
+}
+
+const fn gap_body(gap: &Gap) -> GapBody {
+    GapBody { count: gap.count(), dropped: gap.dropped, failed: gap.failed, since: gap.since }
+}
+
+/// Room is left for the line's end.
+const fn fits(out: &[u8], start: usize) -> bool {
+    out.len() - start < MAX_LINE
+}
+
+fn cut(text: Option<&str>, max: usize) -> Option<&str> {
+    text.and_then(|text| text.get(..text.floor_char_boundary(max)))
+}
+
+/// Takes the member at a dotted path out of a document; true when it was there.
+fn remove(document: &mut Value, path: &str) -> bool {
+    let (parents, last) = path.rsplit_once('.').unwrap_or(("", path));
+    let parent = parents.split('.').filter(|name| !name.is_empty()).try_fold(document, |value, name| value.get_mut(name));
+    parent.and_then(Value::as_object_mut).is_some_and(|members| members.remove(last).is_some())
+}
+
+fn display<S: Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn time<S: Serializer>(at: &Now, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&at.rfc3339())
+}
+
+fn some_time<S: Serializer>(at: &Option<Now>, serializer: S) -> Result<S::Ok, S::Error> {
+    at.map(Now::rfc3339).serialize(serializer)
+}
