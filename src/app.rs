@@ -1,0 +1,291 @@
+//! The only composer: builds every component from its part of the configuration, binds, owns the tasks, and drains.
+//! Decisions run on a runtime of their own, with deep stacks; telemetry, operations and reloads on another, so that
+//! slow Rego cannot starve them.
+
+mod operations;
+mod reload;
+
+use std::{path::Path, sync::Arc, thread::available_parallelism, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use arc_swap::ArcSwap;
+use rustls::server::danger::ClientCertVerifier;
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Handle, Runtime},
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::reload::Reloader;
+use crate::{
+    authorizer::{self, Authorizer, Permits},
+    config::{Address, Callers as CallerConfig, Config, Environment, Listener as ListenerConfig},
+    envoy::{
+        self, CheckService, Health,
+        check::Door,
+        listener::{self, Callers, Listener, Occupied},
+    },
+    identity::{Identity, PeerRules, caller::CallerVerifier},
+    policy::{PolicyStore, input::Here},
+    readiness::Readiness,
+    record::{self, Recorder},
+    telemetry::Telemetry,
+    tls::ServerTls,
+    trust::TrustStore,
+};
+
+/// Rego recursion is bounded at load to what fits well into this (facts: 1,600 rules deep need 8 MiB).
+const DECISION_STACK: usize = 16 * 1024 * 1024;
+/// Longest time for the records to be written, and for telemetry to be pushed out, at shutdown.
+const FLUSH: Duration = Duration::from_secs(3);
+
+/// Serves until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// When a component cannot be built or a listener cannot be bound.
+pub fn run(path: &Path, config: Config, occupied: Occupied) -> anyhow::Result<()> {
+    // A second install means that somebody linked another one: theirs would be in force, so say so.
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow!("another TLS provider is installed already"))?;
+    // The usual hook prints the message, which may quote a request.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(place = panic.location().map(tracing::field::display), "panicked")));
+    let evaluators = evaluators(&config);
+    let control = runtime("doorward", 2, None)?;
+    let decisions = runtime("decide", evaluators + 1, Some(DECISION_STACK))?;
+    let result = control.block_on(async {
+        let app = App::bind(path, config, occupied, decisions.handle().clone(), evaluators).await?;
+        app.run().await
+    });
+    decisions.shutdown_timeout(Duration::from_millis(100));
+    control.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+/// With the thread that is left to read and refuse they come to as many threads as there are cores: one more would only
+/// take turns with them, which on two cores cost a fifth of the processor time of a Check.
+fn evaluators(config: &Config) -> usize {
+    let cores = available_parallelism().map_or(1, usize::from);
+    config.limits.evaluators.unwrap_or(cores.saturating_sub(1).max(1))
+}
+
+fn runtime(name: &str, threads: usize, stack: Option<usize>) -> anyhow::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(threads).thread_name(name).enable_all();
+    if let Some(stack) = stack {
+        builder.thread_stack_size(stack);
+    }
+    builder.build().context("starting a runtime")
+}
+
+/// Everything built and bound, not yet serving.
+struct App {
+    config: Config,
+    decisions: Handle,
+    telemetry: Telemetry,
+    records: record::Handle,
+    authorizer: Arc<Authorizer>,
+    reloader: Arc<Reloader>,
+    readiness: Readiness,
+    operations: TcpListener,
+    listeners: Vec<(Listener, Callers)>,
+}
+
+impl App {
+    async fn bind(path: &Path, config: Config, occupied: Occupied, decisions: Handle, evaluators: usize) -> anyhow::Result<Self> {
+        let environment = Environment::read();
+        let instance = uuid::Uuid::now_v7().to_string();
+        let telemetry = Telemetry::start(&config.telemetry, &instance).context("starting telemetry")?;
+        let metrics = telemetry.metrics();
+        let trust = Arc::new(TrustStore::load(&config.trust).context("loading trust bundles")?);
+        let policies = Arc::new(PolicyStore::default());
+        let (recorder, records) = Recorder::start(&config.records, &instance, telemetry.metrics(), telemetry.logger())
+            .context("starting the records")?;
+        let readiness = Readiness::default();
+        let authorizer = Arc::new(Authorizer::new(authorizer::Parts {
+            settings: authorizer::Settings::new(&config),
+            identity: Identity::new(Arc::clone(&trust)),
+            policies: Arc::clone(&policies),
+            permits: Arc::new(Permits::new(evaluators, config.limits.queue)),
+            recorder: recorder.clone(),
+            metrics: Arc::clone(&metrics),
+        }));
+        let mut listeners = Vec::new();
+        let mut certificates = Vec::new();
+        {
+            let _inside = decisions.enter();
+            for part in &config.listeners {
+                let (callers, tls) = callers(part, &trust)?;
+                certificates.extend(tls);
+                let bound = Listener::bind(&part.address, part.socket_mode, occupied).context("binding a listener")?;
+                tracing::info!(address = %bound.address, insecure = part.insecure, "listening for Envoy");
+                listeners.push((bound, callers));
+            }
+        }
+        let operations = TcpListener::bind(config.operations.address)
+            .await
+            .with_context(|| format!("cannot listen on `{}` (`operations.address`)", config.operations.address))?;
+        let reloader = Arc::new(Reloader {
+            path: path.to_owned(),
+            config: ArcSwap::from_pointee(config.clone()),
+            authorizer: Arc::clone(&authorizer),
+            policies,
+            trust,
+            certificates,
+            readiness: readiness.clone(),
+            recorder: recorder.clone(),
+            metrics,
+            refused: None.into(),
+            policy_refused: None.into(),
+            trust_refused: None.into(),
+            certificate_refused: None.into(),
+            waiting: None.into(),
+            here: here_pairs(&environment, &instance),
+        });
+        readiness.listening();
+        Ok(Self { config, decisions, telemetry, records, authorizer, reloader, readiness, operations, listeners })
+    }
+
+    async fn run(self) -> anyhow::Result<()> {
+        let Self { config, decisions, telemetry, records, authorizer, reloader, readiness, operations, listeners } = self;
+        let stop = CancellationToken::new();
+        let mut signals = Signals::new()?;
+
+        let address = operations.local_addr().context("reading the operations address")?;
+        tracing::info!(%address, "serving /livez, /readyz and /metrics");
+        tokio::spawn(operations::serve(operations, Arc::clone(&reloader), telemetry.page(), stop.clone()));
+
+        let (health, health_service) = envoy::health().await;
+        tokio::spawn(tell_health(health, readiness.clone()));
+
+        let mut servers = JoinSet::new();
+        for ((bound, callers), part) in listeners.into_iter().zip(&config.listeners) {
+            let door = Door {
+                authorizer: Arc::clone(&authorizer),
+                metrics: telemetry.metrics(),
+                tracer: telemetry.tracer(),
+                listener: authorizer::Listener {
+                    name: part.address.to_string().into(),
+                    rules: PeerRules::from(&part.peer),
+                    here: reloader.here(part.placement),
+                },
+                max_body: part.max_body.map(crate::config::Size::bytes),
+                message: config.limits.message.bytes(),
+                decision: config.limits.decision.duration(),
+            };
+            let (health, limits, reflection) = (health_service.clone(), config.limits.clone(), part.reflection);
+            let (metrics, stop) = (telemetry.metrics(), stop.clone());
+            servers.spawn_on(
+                async move {
+                    let connections = bound.accept(callers, metrics, stop.clone());
+                    envoy::serve(CheckService::new(door), health, reflection, &limits, connections, stop).await
+                },
+                &decisions,
+            );
+        }
+
+        tokio::spawn(reload::watch(Arc::clone(&reloader), stop.clone()));
+
+        let failed = tokio::select! {
+            () = signals.stop() => None,
+            ended = servers.join_next() => ended,
+        };
+        readiness.draining();
+        if failed.is_none() {
+            tracing::info!(grace = %config.limits.grace, drain = %config.limits.drain, "draining");
+            tokio::select! {
+                () = sleep(config.limits.grace.duration()) => {}
+                () = signals.stop() => {}
+            }
+        }
+        stop.cancel();
+        let drained = tokio::select! {
+            drained = timeout(config.limits.drain.duration(), async { while servers.join_next().await.is_some() {} }) => drained.is_ok(),
+            () = signals.stop() => false,
+        };
+        if !drained {
+            tracing::warn!("calls were still in flight when the time to drain was over");
+        }
+        if let Err(error) = records.shutdown(FLUSH).await {
+            tracing::error!(%error, "records were lost at shutdown");
+        }
+        tracing::info!("stopped");
+        telemetry.shutdown(FLUSH).await;
+        match failed {
+            None => Ok(()),
+            Some(ended) => Err(ended
+                .map_err(anyhow::Error::from)
+                .and_then(|served| served.map_err(Into::into))
+                .err()
+                .unwrap_or_else(|| anyhow!("a listener stopped by itself"))),
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let on = |kind| signal(kind).context("listening for signals");
+        Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn tell_health(health: Health, readiness: Readiness) {
+    let mut changes = readiness.follow();
+    loop {
+        let ready = *changes.borrow_and_update();
+        health.set(ready).await;
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Who may call a listener, and the certificate to reload for it.
+fn callers(part: &ListenerConfig, trust: &Arc<TrustStore>) -> anyhow::Result<(Callers, Option<Arc<ServerTls>>)> {
+    let CallerConfig { uids, spiffe_ids } = &part.callers;
+    let Address::Tcp(_) = &part.address else {
+        let own = listener::own_uid().context("finding our own user id")?;
+        return Ok((Callers::Uids(uids.iter().copied().chain([own]).collect()), None));
+    };
+    let Some(tls) = &part.tls else { return Ok((Callers::Anyone, None)) };
+    let verifier = (!part.insecure).then(|| Arc::new(CallerVerifier::new(Arc::clone(trust))) as Arc<dyn ClientCertVerifier>);
+    let tls = Arc::new(ServerTls::new(tls, verifier).context("setting up TLS of a listener")?);
+    let callers = match part.insecure {
+        true => Callers::AnyoneOverTls(tls.config()),
+        false => Callers::SpiffeIds(tls.config(), spiffe_ids.clone().into(), Arc::clone(trust)),
+    };
+    Ok((callers, Some(tls)))
+}
+
+/// What `input.self` shows of this process, besides the placement of the listener.
+fn here_pairs(environment: &Environment, instance: &str) -> Vec<(&'static str, Option<String>)> {
+    vec![
+        ("instance", Some(instance.to_owned())),
+        ("pod", environment.pod.clone()),
+        ("namespace", environment.namespace.clone()),
+        ("node", environment.node.clone()),
+    ]
+}
+
+impl Reloader {
+    fn here(&self, placement: crate::config::Placement) -> Here {
+        let known = self.here.iter().map(|(key, value)| (*key, value.as_deref()));
+        Here::new(known.chain([("placement", Some(placement.as_str()))]))
+    }
+}

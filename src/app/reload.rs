@@ -1,0 +1,367 @@
+//! Bringing what is on disk into force: configuration, policy, trust bundles and certificates. A bad new one never
+//! displaces a good one, and the log, a metric, a record and `/readyz` say that it was refused and why.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{self, Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use serde_json::{Value, json};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    authorizer::{Authorizer, Settings},
+    clock::{self, Now},
+    config::{self, Config},
+    policy::{PolicyStore, Reload},
+    readiness::Readiness,
+    record::{Body, PolicyOutcome, PolicyRecord, PolicyRef, Record, Recorder},
+    telemetry::metrics::{Metrics, Reload as Loaded},
+    tls::ServerTls,
+    trust::TrustStore,
+};
+
+/// An editor writes a file in several steps; what follows the first one within this time is one change.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Looks at everything again, for changes that no event told of (a mount, a folder that was deleted and made anew).
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Everything that can be reloaded.
+pub(super) struct Reloader {
+    pub(super) path: PathBuf,
+    /// What was last brought into force.
+    pub(super) config: ArcSwap<Config>,
+    pub(super) authorizer: Arc<Authorizer>,
+    pub(super) policies: Arc<PolicyStore>,
+    pub(super) trust: Arc<TrustStore>,
+    pub(super) certificates: Vec<Arc<ServerTls>>,
+    pub(super) readiness: Readiness,
+    pub(super) recorder: Recorder,
+    pub(super) metrics: Arc<Metrics>,
+    /// Why the last configuration was refused; none when the one on disk is in force.
+    pub(super) refused: ArcSwapOption<String>,
+    /// Why the last policy was refused, so that the same refusal is told once.
+    pub(super) policy_refused: ArcSwapOption<String>,
+    /// Why the last trust bundles were refused.
+    pub(super) trust_refused: ArcSwapOption<String>,
+    /// Why the last certificates of our listeners were refused.
+    pub(super) certificate_refused: ArcSwapOption<String>,
+    /// Parts of the configuration on disk that need a restart.
+    pub(super) waiting: ArcSwapOption<String>,
+    pub(super) here: Vec<(&'static str, Option<String>)>,
+}
+
+impl Reloader {
+    /// Looks at all files and brings into force what is new and good.
+    pub(super) async fn reload(self: &Arc<Self>) {
+        let reloader = Arc::clone(self);
+        if tokio::task::spawn_blocking(move || reloader.reload_now()).await.is_err() {
+            tracing::error!("a reload panicked; what was in force stays in force");
+        }
+    }
+
+    fn reload_now(&self) {
+        self.reload_config();
+        let config = self.config.load();
+        self.reload_trust(&config);
+        self.reload_certificates();
+        self.reload_policy(&config);
+        self.settle(&config);
+    }
+
+    /// Brings the settings into force. What the configuration says about the policy counts once a policy is in force
+    /// that was made by it: an old one that stays was not written for a new `compat` or `decision`.
+    fn settle(&self, config: &Config) {
+        let policy = self.policies.config().unwrap_or_else(|| config.policy.clone());
+        let settings = Settings::new(&Config { policy, ..config.clone() });
+        if *self.authorizer.settings() != settings {
+            self.authorizer.set(settings);
+        }
+    }
+
+    fn reload_config(&self) {
+        let new = match config::load(&self.path) {
+            Ok(new) => new,
+            Err(error) => {
+                let text = error.to_string();
+                if self.refused.load().as_deref() != Some(&text) {
+                    tracing::error!(error = text, "refused a new configuration; the old one stays in force");
+                    self.metrics.config_reloaded(Loaded::Refused);
+                }
+                self.refused.store(Some(Arc::new(text)));
+                return;
+            }
+        };
+        self.refused.store(None);
+        let old = self.config.load();
+        if **old == new {
+            self.waiting.store(None);
+            return;
+        }
+        let applied = Config {
+            mode: new.mode,
+            trust: new.trust.clone(),
+            policy: new.policy.clone(),
+            answer: new.answer.clone(),
+            ..Config::clone(&old)
+        };
+        let waiting = (applied != new).then(|| waiting_keys(&applied, &new));
+        if let Some(keys) = waiting.as_deref().filter(|keys| self.waiting.load().as_ref().is_none_or(|old| **old != **keys)) {
+            tracing::warn!(keys, "these parts of the new configuration need a restart");
+        }
+        self.waiting.store(waiting.map(Arc::new));
+        if applied != **old {
+            tracing::info!(mode = applied.mode.as_str(), "brought a new configuration into force");
+            self.metrics.config_reloaded(Loaded::Loaded);
+            self.config.store(Arc::new(applied));
+        }
+    }
+
+    fn reload_certificates(&self) {
+        let errors = self.certificates.iter().filter_map(|certificate| certificate.reload().err());
+        let text = errors.map(|error| error.to_string()).collect::<Vec<_>>().join("; ");
+        let refused = (!text.is_empty()).then_some(text);
+        if let Some(error) =
+            refused.as_deref().filter(|text| self.certificate_refused.load().as_ref().is_none_or(|old| **old != **text))
+        {
+            tracing::error!(error, "refused a new certificate; the old one stays in force");
+        }
+        self.certificate_refused.store(refused.map(Arc::new));
+    }
+
+    fn reload_trust(&self, config: &Config) {
+        match self.trust.reload(&config.trust) {
+            Ok(change) => {
+                self.trust_refused.store(None);
+                if !change.is_empty() {
+                    tracing::info!(?change, "brought new trust bundles into force");
+                    self.metrics.trust_reloaded(Loaded::Loaded);
+                }
+            }
+            Err(error) => {
+                let text = format!("{:#}", anyhow::Error::from(error));
+                if self.trust_refused.load().as_deref() != Some(&text) {
+                    tracing::error!(error = text, "refused new trust bundles; the old ones stay in force");
+                    self.metrics.trust_reloaded(Loaded::Refused);
+                }
+                self.trust_refused.store(Some(Arc::new(text)));
+            }
+        }
+    }
+
+    fn reload_policy(&self, config: &Config) {
+        let now = clock::now();
+        let path: Arc<str> = config.policy.decision.as_str().into();
+        match self.policies.reload(&config.policy, now) {
+            Reload::Unchanged => self.policy_refused.store(None),
+            Reload::Loaded { revision, digest } => {
+                tracing::info!(revision, "brought a new policy into force");
+                self.policy_refused.store(None);
+                self.metrics.policy_reloaded(Loaded::Loaded);
+                self.metrics.policy_loaded(now);
+                let policy = PolicyRef { path, revision: Some(revision.into()), digest: digest.into() };
+                self.tell(PolicyRecord { outcome: PolicyOutcome::Loaded, policy: Some(policy), error: None }, now);
+            }
+            Reload::Refused { error } => {
+                let text = error.to_string();
+                if self.policy_refused.load().as_deref() != Some(&text) {
+                    tracing::error!(error = text, "refused a new policy; what was in force stays in force");
+                    self.metrics.policy_reloaded(Loaded::Refused);
+                    let stays = self.policies.current();
+                    let policy =
+                        stays.map(|set| PolicyRef { path, revision: Some(set.revision().into()), digest: set.digest().into() });
+                    self.tell(PolicyRecord { outcome: PolicyOutcome::Refused, policy, error: Some(text.clone()) }, now);
+                }
+                self.policy_refused.store(Some(Arc::new(text)));
+            }
+        }
+        self.readiness.policy(self.policies.current().is_some());
+    }
+
+    fn tell(&self, record: PolicyRecord, at: Now) {
+        self.recorder.offer(Record { id: Uuid::now_v7(), at, body: Body::Policy(Box::new(record)) });
+    }
+
+    /// The body of `/readyz`.
+    pub(super) fn status(&self) -> Value {
+        let config = self.config.load();
+        json!({
+            "ready": self.readiness.is_ready(),
+            "obstacle": self.readiness.obstacle(),
+            "mode": config.mode.as_str(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "policy": self.policies.status(),
+            "trust": { "revision": hex::encode(self.trust.current().revision()), "refused": self.trust_refused.load().as_deref() },
+            "certificates": { "refused": self.certificate_refused.load().as_deref() },
+            "config": { "refused": self.refused.load().as_deref(), "needs_restart": self.waiting.load().as_deref() },
+            "insecure": config.listeners.iter().filter(|part| part.insecure).map(|part| part.address.to_string()).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// The top-level keys in which two configurations differ.
+fn waiting_keys(applied: &Config, new: &Config) -> String {
+    let (Ok(Value::Object(applied)), Ok(Value::Object(new))) = (serde_json::to_value(applied), serde_json::to_value(new)) else {
+        return String::new();
+    };
+    let changed = new.iter().filter(|(key, value)| applied.get(*key) != Some(value)).map(|(key, _)| key.as_str());
+    changed.collect::<Vec<_>>().join(", ")
+}
+
+/// Loads, and reloads on SIGHUP, on a change of the files concerned, and every [`LOOK`], until `stop`.
+pub(super) async fn watch(reloader: Arc<Reloader>, stop: CancellationToken) {
+    let (changed, mut changes) = mpsc::channel(1);
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        tracing::error!("cannot listen for SIGHUP");
+        return;
+    };
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    look.reset();
+    let mut watched = None;
+    loop {
+        // The watch stands before the files are read, so that no change falls between the two.
+        while watched.as_ref().is_none_or(|watched: &Watched| watched.is_outdated(&reloader)) {
+            watched = Watched::new(&reloader, changed.clone());
+            reloader.reload().await;
+            if watched.is_none() {
+                break;
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = hangup.recv() => tracing::info!("SIGHUP: reloading"),
+            _ = changes.recv() => {
+                sleep(SETTLE).await;
+                let _ = changes.try_recv();
+                // A folder that was deleted and made again may have its old inode number, but not its watch.
+                watched = None;
+                continue;
+            }
+            _ = look.tick() => {}
+        }
+        reloader.reload().await;
+    }
+}
+
+/// The files concerned, as they stand in the configuration in force. Absolute, because the events are.
+fn files(reloader: &Reloader) -> Vec<PathBuf> {
+    let config = reloader.config.load();
+    let mut files = vec![reloader.path.clone()];
+    files.extend(config.policy.bundles.iter().map(|bundle| bundle.path.clone()));
+    files.extend(config.trust.domains.values().map(|domain| domain.bundle.clone()));
+    let tls = config.listeners.iter().filter_map(|part| part.tls.as_ref());
+    files.extend(tls.flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]));
+    files.into_iter().map(|file| path::absolute(&file).unwrap_or(file)).collect()
+}
+
+/// The file of records, which may lie in a folder that is watched and changes with every call.
+fn records(reloader: &Reloader) -> Option<PathBuf> {
+    match &reloader.config.load().records.sink {
+        config::Sink::File(file) => path::absolute(&file.path).ok(),
+        config::Sink::Stdout | config::Sink::Off => None,
+    }
+}
+
+/// A running watch. A folder is watched itself; a file through its folder, because an atomic rename and Kubernetes'
+/// `..data` link replace the file that was watched.
+struct Watched {
+    files: Vec<PathBuf>,
+    /// Watched folders with their inode numbers; none for one that was not there.
+    folders: Vec<(PathBuf, Option<u64>)>,
+    _watcher: RecommendedWatcher,
+}
+
+impl Watched {
+    fn new(reloader: &Reloader, changed: mpsc::Sender<()>) -> Option<Self> {
+        let files = files(reloader);
+        let concerned = files.clone();
+        let records = records(reloader);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let relevant = match event {
+                Ok(event) => {
+                    !matches!(event.kind, EventKind::Access(_))
+                        && event.paths.iter().any(|path| concerns(&concerned, path) && !belongs(records.as_deref(), path))
+                }
+                Err(_) => true,
+            };
+            if relevant {
+                // A full channel already says what there is to say.
+                let _ = changed.try_send(());
+            }
+        });
+        let mut watcher =
+            watcher.map_err(|error| tracing::warn!(%error, "cannot watch files; changes are found every 30 s")).ok()?;
+        let mut folders = Vec::new();
+        for file in &files {
+            let (folder, mode) = match file.is_dir() {
+                true => (file.as_path(), RecursiveMode::Recursive),
+                false => (
+                    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+                    RecursiveMode::NonRecursive,
+                ),
+            };
+            let inode = fs::metadata(folder).ok().map(|found| found.ino());
+            if let Err(error) = watcher.watch(folder, mode) {
+                tracing::warn!(folder = %folder.display(), %error, "cannot watch a folder; its changes are found every 30 s");
+            }
+            folders.push((folder.to_owned(), inode));
+        }
+        Some(Self { files, folders, _watcher: watcher })
+    }
+
+    /// True when the configuration names other files by now, or a folder has gone or come, and its watch with it.
+    fn is_outdated(&self, reloader: &Reloader) -> bool {
+        self.files != files(reloader)
+            || self.folders.iter().any(|(folder, inode)| *inode != fs::metadata(folder).ok().map(|it| it.ino()))
+    }
+}
+
+/// Whether `path` is the file of records or what became of it by rotation.
+fn belongs(records: Option<&Path>, path: &Path) -> bool {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    records.is_some_and(|records| records.parent() == path.parent() && name(path).starts_with(&name(records)))
+}
+
+/// Whether a change of `path` may change one of `files`: it is one, lies in one, or is a link such as `..data` beside
+/// one. Our own sockets may lie in the same folder and must not count.
+fn concerns(files: &[PathBuf], path: &Path) -> bool {
+    let link = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".."));
+    files.iter().any(|file| path.starts_with(file) || (link && path.parent() == file.parent()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_concerns_and_what_does_not() {
+        let files = [PathBuf::from("/etc/d/doorward.yaml"), PathBuf::from("/etc/d/policy")];
+        let records = Path::new("/etc/d/policy/r.jsonl");
+        for (path, expected) in [
+            ("/etc/d/doorward.yaml", true),
+            ("/etc/d/./doorward.yaml", true),
+            ("/etc/d/..data", true),
+            ("/etc/d/policy", true),
+            ("/etc/d/policy/x/a.rego", true),
+            ("/etc/d/authz.sock", false),
+            ("/etc/d/policy/r.jsonl", false),
+            ("/etc/d/policy/r.jsonl.1", false),
+            ("/etc/d/policy/r.json", true),
+        ] {
+            let path = Path::new(path);
+            assert_eq!(concerns(&files, path) && !belongs(Some(records), path), expected, "{}", path.display());
+        }
+    }
+}

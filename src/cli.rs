@@ -1,0 +1,106 @@
+//! The command line: one file a command in `cli/`. Exit codes: 0 done (or allowed), 1 failed, 2 denied, 3 invalid
+//! (a command line, configuration or policy that cannot be used).
+
+mod completion;
+mod config;
+mod health;
+mod serve;
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+/// What a command ended with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Done,
+    Failed,
+    Invalid,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Invalid => 3,
+        })
+    }
+}
+
+/// Decides every call a machine makes, at the moment it makes it.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = None, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  doorward serve --config doorward.yaml     serve Envoy
+  doorward config show --config FILE        what the file comes to, defaults filled in
+  doorward config schema                    every key and its form, as JSON Schema
+  doorward health                           is the local doorward ready?
+
+Exit codes: 0 done, 1 failed, 2 denied, 3 invalid";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve Envoy until told to stop
+    Serve(serve::Args),
+    /// Show or check the configuration, or print its schema
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Ask a running doorward whether it is ready
+    Health(health::Args),
+    /// Print a completion script for a shell
+    Completion(completion::Args),
+}
+
+/// Parses the process's arguments and runs the command.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done.into(),
+                _ => Exit::Invalid.into(),
+            };
+        }
+    };
+    let exit = match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Config(command) => config::run(&command),
+        Command::Health(args) => health::run(&args),
+        Command::Completion(args) => completion::run(&args),
+    };
+    exit.into()
+}
+
+/// Writes the answer of a command; a closed pipe is the reader's choice and no failure.
+fn print(text: impl Display) -> Exit {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Failed,
+        _ => Exit::Done,
+    }
+}
+
+/// Tells a person what went wrong, in colour on a terminal only.
+fn complain(text: impl Display) {
+    let mut stderr = io::stderr().lock();
+    let _ = match stderr.is_terminal() {
+        true => writeln!(stderr, "\x1b[1;31merror:\x1b[0m {text}"),
+        false => writeln!(stderr, "error: {text}"),
+    };
+}
+
+/// An error with its causes, in one line.
+fn chain(error: impl Into<anyhow::Error>) -> String {
+    format!("{:#}", error.into())
+}

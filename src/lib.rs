@@ -1,0 +1,33 @@
+//! Doorward decides every call a machine makes, at the moment it makes it. A call comes in as a CheckRequest
+//! (`envoy`), is decoded to a `request`, gets its peer from `identity`, becomes an input document, is decided by
+//! `policy`, leaves a `record`, and goes back as a CheckResponse. `authorizer` is that flow: read it first.
+//!
+//! The modules stand in layers, top to bottom: a module uses only what is below it, and modules of one layer do not
+//! know each other. `tests/it/tidy.rs` enforces it, reading this file.
+
+pub mod cli;
+
+mod app;
+
+mod envoy;
+
+mod authorizer;
+
+mod record;
+
+mod policy;
+
+mod identity;
+
+mod telemetry;
+
+mod tls;
+
+mod trust;
+
+mod clock;
+mod config;
+mod readiness;
+mod request;
+
+mod verdict;
