@@ -1,0 +1,43 @@
+//! What the tests stand on: a certificate authority, the real binary, a real Envoy, an upstream and clients. Every
+//! listener takes port 0 or a socket in a temporary folder; nothing waits by the clock, only on a condition.
+
+pub mod ca;
+pub mod check;
+pub mod client;
+pub mod doorward;
+pub mod envoy;
+pub mod upstream;
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// Longest wait for something that should happen at once; a loaded machine may need it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` gives a value.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A program in the wheels that `tests/peers.sh` installs, `relative` to their folder. None, with a loud word, when it
+/// is absent and may be.
+pub fn peer(name: &str, relative: &str) -> Option<PathBuf> {
+    let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join(".peers/venv/lib");
+    let pythons = std::fs::read_dir(libraries).into_iter().flatten().flatten();
+    let found = pythons.map(|python| python.path().join("site-packages").join(relative)).find(|path| path.exists());
+    if found.is_none() {
+        assert!(std::env::var_os("REQUIRE_PEERS").is_none(), "{name} is not installed: run `bash tests/peers.sh all`");
+        eprintln!("SKIPPED: {name} is not installed; run `bash tests/peers.sh all`");
+    }
+    found
+}

@@ -1,0 +1,252 @@
+//! A real Envoy in front of an upstream, with doorward as its authorizer.
+
+use std::{
+    fmt::Display,
+    fs::{self, File},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{
+    ca::Leaf,
+    client::{Client, Http},
+    doorward::{DOMAIN, Doorward},
+    eventually, peer,
+};
+
+/// What a test wants of Envoy; the default is HTTP with the certificate sent along.
+#[derive(Default)]
+pub struct Options<'a> {
+    /// Lines of the ext_authz filter, indented by 14.
+    pub filter: &'a str,
+    /// Routes before the one for everything, each `- match: …` line and below indented by 14.
+    pub routes: &'a str,
+    /// Where `/grpc.health.v1.Health/` goes.
+    pub grpc: Option<SocketAddr>,
+    /// Lines at the top of the HTTP connection manager, indented by 10.
+    pub manager: &'a str,
+    /// More clusters, indented by 2.
+    pub clusters: &'a str,
+}
+
+/// A running Envoy.
+pub struct Envoy {
+    child: Child,
+    folder: TempDir,
+    pub http: SocketAddr,
+    /// The listener with the network filter.
+    pub tcp: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Envoy {
+    /// None, with a loud word, when Envoy is not installed.
+    pub fn start(doorward: &Doorward, upstream: SocketAddr, echo: SocketAddr, options: &Options<'_>) -> Option<Self> {
+        let binary = peer("Envoy", "envoy/_bin/envoy")?;
+        let folder = TempDir::new().unwrap();
+        let server = doorward.ca.leaf(|params| {
+            params.subject_alt_names = vec![
+                super::ca::uri(&format!("spiffe://{DOMAIN}/envoy")),
+                rcgen::SanType::DnsName("localhost".try_into().unwrap()),
+            ];
+        });
+        server.write(folder.path(), "server");
+        let config = folder.path().join("envoy.yaml");
+        fs::write(&config, yaml(folder.path(), doorward, upstream, echo, options)).unwrap();
+        let log = File::create(folder.path().join("envoy.log")).unwrap();
+        let child = Command::new(binary)
+            .args(["--use-dynamic-base-id", "--concurrency", "1", "-l", "warning", "-c"])
+            .arg(&config)
+            .arg("--admin-address-path")
+            .arg(folder.path().join("admin"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut envoy = Self { child, folder, http: doorward.operations, tcp: doorward.operations, admin: doorward.operations };
+        envoy.admin = eventually(&format!("Envoy's admin address, log:\n{}", envoy.log()), || {
+            fs::read_to_string(envoy.path("admin")).ok()?.trim().parse().ok()
+        });
+        let listeners = eventually(&format!("Envoy's listeners, log:\n{}", envoy.log()), || {
+            let listeners: Value = serde_json::from_str(&envoy.admin("GET", "/listeners?format=json")).ok()?;
+            let found = listeners["listener_statuses"].as_array()?.clone();
+            (found.len() == 2 && envoy.admin("GET", "/ready").contains("LIVE")).then_some(found)
+        });
+        let port = |name: &str| {
+            let listener = listeners.iter().find(|listener| listener["name"] == name).unwrap();
+            let port = listener["local_address"]["socket_address"]["port_value"].as_u64().unwrap();
+            SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()))
+        };
+        (envoy.http, envoy.tcp) = (port("http"), port("tcp"));
+        Some(envoy)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("envoy.log")).unwrap_or_default()
+    }
+
+    /// The body of a request to the admin interface.
+    pub fn admin(&self, method: &str, path: &str) -> String {
+        use std::io::{Read as _, Write as _};
+        let ask = || -> std::io::Result<String> {
+            let mut stream = std::net::TcpStream::connect(self.admin)?;
+            write!(stream, "{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+        };
+        let body = ask().unwrap_or_default();
+        // The admin interface answers in one chunk: a line with its size stands before it.
+        match body.split_once("\r\n") {
+            Some((size, rest)) if u64::from_str_radix(size, 16).is_ok() => rest.trim_end_matches("\r\n0\r\n\r\n").to_owned(),
+            _ => body,
+        }
+    }
+
+    /// The value of one of Envoy's counters.
+    pub fn stat(&self, name: &str) -> u64 {
+        let stats = self.admin("GET", &format!("/stats?filter={name}"));
+        stats.lines().filter_map(|line| line.split_once(": ")?.1.trim().parse::<u64>().ok()).sum()
+    }
+
+    /// A client that shows `leaf` and speaks `http`.
+    pub fn client(&self, doorward: &Doorward, leaf: Option<&Leaf>, http: Http) -> Client {
+        Client::new(self.http, &doorward.ca, leaf, http)
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- Envoy's log\n{}", self.log());
+        }
+    }
+}
+
+fn yaml(folder: &Path, doorward: &Doorward, upstream: SocketAddr, echo: SocketAddr, options: &Options<'_>) -> String {
+    let Options { filter, routes, grpc, manager, clusters } = options;
+    let folder = folder.display();
+    let bundle = doorward.path("bundle.pem");
+    let bundle = bundle.display();
+    let socket = doorward.socket();
+    let socket = socket.display();
+    let grpc = grpc.unwrap_or(upstream);
+    let tls = downstream_tls(&folder, &bundle);
+    format!(
+        "node: {{id: test, cluster: test}}
+admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
+static_resources:
+  listeners:
+  - name: http
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+    filter_chains:
+{tls}      filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: test
+          upgrade_configs: [{{upgrade_type: websocket}}]
+{manager}          route_config:
+            virtual_hosts:
+            - name: all
+              domains: [\"*\"]
+              routes:
+{routes}              - match: {{prefix: /grpc.health.v1.Health/}}
+                route: {{cluster: grpc}}
+              - match: {{prefix: /}}
+                route: {{cluster: upstream, timeout: 0s}}
+          http_filters:
+          - name: envoy.filters.http.ext_authz
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
+              transport_api_version: V3
+              grpc_service: {{envoy_grpc: {{cluster_name: doorward}}, timeout: 2s}}
+              include_peer_certificate: true
+              include_tls_session: true
+              status_on_error: {{code: ServiceUnavailable}}
+{filter}          - name: envoy.filters.http.router
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+  - name: tcp
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
+    filter_chains:
+{tls}      filters:
+      - name: envoy.filters.network.ext_authz
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.filters.network.ext_authz.v3.ExtAuthz
+          stat_prefix: tcp
+          transport_api_version: V3
+          grpc_service: {{envoy_grpc: {{cluster_name: doorward}}, timeout: 2s}}
+          include_peer_certificate: true
+      - name: envoy.filters.network.tcp_proxy
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: echo
+          cluster: echo
+  clusters:
+{}{}{}  - name: doorward
+    type: STATIC
+    connect_timeout: 1s
+{HTTP2}    load_assignment:
+      cluster_name: doorward
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{pipe: {{path: {socket}}}}}}}
+{clusters}",
+        cluster("upstream", upstream, ""),
+        cluster("grpc", grpc, HTTP2),
+        cluster("echo", echo, ""),
+    )
+}
+
+fn downstream_tls(folder: &impl Display, bundle: &impl Display) -> String {
+    format!(
+        "    - transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          require_client_certificate: false
+          common_tls_context:
+            alpn_protocols: [h2, http/1.1]
+            tls_certificates:
+            - certificate_chain: {{filename: {folder}/server.pem}}
+              private_key: {{filename: {folder}/server.key}}
+            validation_context:
+              trusted_ca: {{filename: {bundle}}}
+              trust_chain_verification: ACCEPT_UNTRUSTED
+"
+    )
+}
+
+pub const HTTP2: &str = "    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+";
+
+/// A cluster of one address; `options` are lines of its own.
+pub fn cluster(name: &str, to: SocketAddr, options: &str) -> String {
+    let (host, port) = (to.ip(), to.port());
+    format!(
+        "  - name: {name}
+    type: STATIC
+    connect_timeout: 1s
+{options}    load_assignment:
+      cluster_name: {name}
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: {host}, port_value: {port}}}}}}}
+"
+    )
+}

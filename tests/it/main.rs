@@ -1,0 +1,21 @@
+//! The integration tests: one binary, a module a feature. `real_*` modules need a real peer (Envoy, a collector); an
+//! absent peer is a loud skip, and a failure when `REQUIRE_PEERS=1`, which `tests/run.sh` sets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    unreachable_pub,
+    reason = "clippy's allowances for tests do not reach the helpers of an integration test"
+)]
+
+mod harness;
+
+mod cases;
+mod process;
+mod real_envoy;
+mod real_telemetry;
+mod tidy;

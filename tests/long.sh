@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# What takes minutes and needs no run on each change: licences and duplicate versions of dependencies, and the property
+# tests with many more cases.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+echo "== dependencies (cargo-deny)"
+command -v cargo-deny > /dev/null || cargo install --locked --quiet cargo-deny
+cargo deny --offline check licenses bans sources
+
+echo "== properties, 20,000 cases each"
+PROPTEST_CASES=20000 cargo test --locked --lib -- propert any_ d53_

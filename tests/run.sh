@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Everything that is tested on each change, from a fresh machine with Rust, Python 3, a C compiler and root for apt:
+# installs the real peers, builds once, checks demo, benches, image and deployment files, and ends with the test
+# runner's own lines. Long suites: tests/long.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+echo "== peers"
+bash tests/peers.sh all
+
+echo "== build"
+cargo build --locked --bin doorward --tests --benches
+DOORWARD_BIN=$PWD/target/debug/doorward
+export DOORWARD_BIN REQUIRE_PEERS=1
+
+echo "== deployment files"
+bash tests/deploy.sh
+
+echo "== image"
+bash tests/image.sh
+
+echo "== demo"
+bash examples/quickstart/run.sh
+
+echo "== benches, the quick form"
+PROFILE=dev bash benches/run.sh --quick --json | python3 -c '
+import json, sys
+rows = json.load(sys.stdin)
+keys = {"server", "policy", "transport", "in_flight", "cpu_us_per_check", "rps", "p50_us", "p99_us", "rss_mb"}
+assert rows and all(keys <= row.keys() for row in rows), rows
+assert {row["server"] for row in rows} == {"floor", "doorward"}, rows
+print(f"{len(rows)} rows")'
+
+echo "== tests"
+cargo test --locked --lib --test it
