@@ -41,7 +41,8 @@ pub(crate) async fn refusals(operations: SocketAddr) -> String {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for line in denials {
         let reason = line.split_once("reason=\"").and_then(|(_, rest)| rest.split_once('"')).map_or("", |(reason, _)| reason);
-        if reason != "policy" {
+        // Until the policy was in force, we asked in order to see whether it was.
+        if !matches!(reason, "policy" | "no_policy") {
             *counts.entry(reason).or_default() += value(line);
         }
     }
