@@ -258,8 +258,8 @@ impl Authorizer {
             input,
             policy: policy.as_ref().map(|policy| PolicyRef {
                 path: Arc::clone(&call.settings.rule),
-                revision: Some(policy.revision().into()),
-                digest: policy.digest().into(),
+                revision: Some(Arc::clone(policy.revision())),
+                digest: Arc::clone(policy.digest()),
             }),
             lease: outcome.lease,
             latency: call.started.elapsed(),

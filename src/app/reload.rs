@@ -179,8 +179,11 @@ impl Reloader {
                     tracing::error!(error = text, "refused a new policy; what was in force stays in force");
                     self.metrics.policy_reloaded(Loaded::Refused);
                     let stays = self.policies.current();
-                    let policy =
-                        stays.map(|set| PolicyRef { path, revision: Some(set.revision().into()), digest: set.digest().into() });
+                    let policy = stays.map(|set| PolicyRef {
+                        path,
+                        revision: Some(Arc::clone(set.revision())),
+                        digest: Arc::clone(set.digest()),
+                    });
                     self.tell(PolicyRecord { outcome: PolicyOutcome::Refused, policy, error: Some(text.clone()) }, now);
                 }
                 self.policy_refused.store(Some(Arc::new(text)));

@@ -173,7 +173,7 @@ impl Door {
             protocol: request.protocol(),
             decision_id: decided.outcome.id,
             policy_path: &settings.rule,
-            revision: decided.policy.as_ref().map(|policy| policy.revision()),
+            revision: decided.policy.as_ref().map(|policy| &**policy.revision()),
             rule: decided.outcome.answer.as_ref().and_then(|answer| answer.rule.as_deref()),
             method: request.http.as_ref().map(|http| http.method.as_str()),
             decide: decided.evaluation,

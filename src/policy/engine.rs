@@ -9,7 +9,10 @@ use std::{
     fmt,
     num::NonZeroU32,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,8 +36,8 @@ pub struct PolicySet {
     rule: String,
     /// What of the input it can read.
     wanted: Wanted,
-    revision: String,
-    digest: String,
+    revision: Arc<str>,
+    digest: Arc<str>,
 }
 
 impl PolicySet {
@@ -50,11 +53,18 @@ impl PolicySet {
         let digest = sources.digest.clone();
         let wanted = Wanted::by(sources.modules.iter().map(|module| module.text.as_str()));
         let (engine, rule) = compile::compile(sources, config)?;
-        Ok(Self { generation: GENERATION.fetch_add(1, Ordering::Relaxed), engine, rule, wanted, revision, digest })
+        Ok(Self {
+            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+            engine,
+            rule,
+            wanted,
+            revision: revision.into(),
+            digest: digest.into(),
+        })
     }
 
     /// What the authors call it: the revision of the bundle's manifest, else the beginning of the digest.
-    pub fn revision(&self) -> &str {
+    pub fn revision(&self) -> &Arc<str> {
         &self.revision
     }
 
@@ -63,7 +73,7 @@ impl PolicySet {
     }
 
     /// SHA-256 in hex over the names and contents of all files.
-    pub fn digest(&self) -> &str {
+    pub fn digest(&self) -> &Arc<str> {
         &self.digest
     }
 

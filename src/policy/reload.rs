@@ -79,7 +79,8 @@ impl PolicyStore {
         let mut loaded_by = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let result = load::read(config).and_then(|sources| {
             let in_force = self.current.load();
-            let same = in_force.as_ref().is_some_and(|set| set.digest() == sources.digest) && loaded_by.as_ref() == Some(config);
+            let same =
+                in_force.as_ref().is_some_and(|set| **set.digest() == *sources.digest) && loaded_by.as_ref() == Some(config);
             if same { Ok(None) } else { PolicySet::compile(sources, config).map(Some) }
         });
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +90,7 @@ impl PolicyStore {
                 Reload::Unchanged
             }
             Ok(Some(set)) => {
-                let (revision, digest) = (set.revision().to_owned(), set.digest().to_owned());
+                let (revision, digest) = (set.revision().to_string(), set.digest().to_string());
                 self.current.store(Some(Arc::new(set)));
                 *loaded_by = Some(config.clone());
                 status.revision = Some(revision.clone());

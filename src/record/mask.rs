@@ -123,17 +123,18 @@ impl Mask {
             if let (true, Some(known), "source", "certificate") = (self.builtin, certificate, parent, key) {
                 return Some(format!("sha256:{known}"));
             }
-            if HEADER_PARENTS.contains(&parent) {
+            let in_headers = HEADER_PARENTS.contains(&parent);
+            if in_headers {
                 match (key, value) {
                     ("key", Some(name)) => name.clone_into(&mut entry.borrow_mut()),
                     ("value" | "rawValue", Some(text)) if !entry.borrow().is_empty() => {
                         let masked = self.list_entry(&entry.borrow(), key, text);
-                        return masked.or_else(|| self.replace(parent, key, value));
+                        return masked.or_else(|| self.replace(in_headers, parent, key, value));
                     }
                     _ => {}
                 }
             }
-            self.replace(parent, key, value)
+            self.replace(in_headers, parent, key, value)
         }
     }
 
@@ -165,8 +166,7 @@ impl Mask {
         }
     }
 
-    fn replace(&self, parent: &str, key: &str, value: Option<&str>) -> Option<String> {
-        let in_headers = HEADER_PARENTS.contains(&parent);
+    fn replace(&self, in_headers: bool, parent: &str, key: &str, value: Option<&str>) -> Option<String> {
         if in_headers && self.is_secret_header(key) || !parent.is_empty() && self.is_secret_name(key) {
             return Some(value.map_or_else(|| MASKED.to_owned(), |text| self.digest(text.as_bytes())));
         }
@@ -204,7 +204,7 @@ impl Mask {
     /// Replaces secret parameters in whatever looks like a URL with a query or a fragment: a path, a referer, a
     /// redirect. `None` when there is nothing to replace.
     fn mask_parameters(&self, text: &str, is_query: bool) -> Option<String> {
-        let start = if is_query { 0 } else { text.find(['?', '#'])? };
+        let start = if is_query { 0 } else { text.bytes().position(|byte| matches!(byte, b'?' | b'#'))? };
         let (head, query) = text.split_at_checked(start)?;
         if !query.contains('=') {
             return None;

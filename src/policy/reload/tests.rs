@@ -41,7 +41,7 @@ fn a_bad_set_never_displaces_a_good_one() {
 
     fs::write(&file, "package t\nallow := 2").unwrap();
     assert!(matches!(store.reload(&config, now), Reload::Loaded { .. }));
-    assert_eq!((answer(&store), held.revision()), (Some(2.into()), revision.as_str()));
+    assert_eq!((answer(&store), &**held.revision()), (Some(2.into()), revision.as_str()));
     let status = serde_json::to_value(store.status()).unwrap();
     assert_eq!(status["loaded_at"], "2001-09-09T01:46:40.000000000Z");
     assert_eq!((status["loads"].as_u64(), status["refusals"].as_u64(), status.get("last_error")), (Some(2), Some(5), None));
