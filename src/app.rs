@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::reload::Reloader;
+use self::reload::{Reloader, Told};
 use crate::{
     authorizer::{self, Authorizer, Permits},
     config::{Address, Callers as CallerConfig, Config, Environment, Listener as ListenerConfig},
@@ -138,11 +138,11 @@ impl App {
             readiness: readiness.clone(),
             recorder: recorder.clone(),
             metrics,
-            refused: None.into(),
-            policy_refused: None.into(),
-            trust_refused: None.into(),
-            certificate_refused: None.into(),
-            waiting: None.into(),
+            refused: Told::default(),
+            policy_refused: Told::default(),
+            trust_refused: Told::default(),
+            certificate_refused: Told::default(),
+            waiting: Told::default(),
             here: here_pairs(&environment, &instance),
         });
         readiness.listening();

@@ -50,15 +50,15 @@ pub(super) struct Reloader {
     pub(super) recorder: Recorder,
     pub(super) metrics: Arc<Metrics>,
     /// Why the last configuration was refused; none when the one on disk is in force.
-    pub(super) refused: ArcSwapOption<String>,
+    pub(super) refused: Told,
     /// Why the last policy was refused, so that the same refusal is told once.
-    pub(super) policy_refused: ArcSwapOption<String>,
+    pub(super) policy_refused: Told,
     /// Why the last trust bundles were refused.
-    pub(super) trust_refused: ArcSwapOption<String>,
+    pub(super) trust_refused: Told,
     /// Why the last certificates of our listeners were refused.
-    pub(super) certificate_refused: ArcSwapOption<String>,
+    pub(super) certificate_refused: Told,
     /// Parts of the configuration on disk that need a restart.
-    pub(super) waiting: ArcSwapOption<String>,
+    pub(super) waiting: Told,
     pub(super) here: Vec<(&'static str, Option<String>)>,
 }
 
@@ -95,18 +95,17 @@ impl Reloader {
             Ok(new) => new,
             Err(error) => {
                 let text = error.to_string();
-                if self.refused.load().as_deref() != Some(&text) {
+                if self.refused.is_news(Some(&text)) {
                     tracing::error!(error = text, "refused a new configuration; the old one stays in force");
                     self.metrics.config_reloaded(Loaded::Refused);
                 }
-                self.refused.store(Some(Arc::new(text)));
                 return;
             }
         };
-        self.refused.store(None);
+        self.refused.clear();
         let old = self.config.load();
         if **old == new {
-            self.waiting.store(None);
+            self.waiting.clear();
             return;
         }
         let applied = Config {
@@ -117,10 +116,9 @@ impl Reloader {
             ..Config::clone(&old)
         };
         let waiting = (applied != new).then(|| waiting_keys(&applied, &new));
-        if let Some(keys) = waiting.as_deref().filter(|keys| self.waiting.load().as_ref().is_none_or(|old| **old != **keys)) {
-            tracing::warn!(keys, "these parts of the new configuration need a restart");
+        if self.waiting.is_news(waiting.as_deref()) {
+            tracing::warn!(keys = waiting, "these parts of the new configuration need a restart");
         }
-        self.waiting.store(waiting.map(Arc::new));
         if applied != **old {
             tracing::info!(mode = applied.mode.as_str(), "brought a new configuration into force");
             self.metrics.config_reloaded(Loaded::Loaded);
@@ -132,18 +130,15 @@ impl Reloader {
         let errors = self.certificates.iter().filter_map(|certificate| certificate.reload().err());
         let text = errors.map(|error| error.to_string()).collect::<Vec<_>>().join("; ");
         let refused = (!text.is_empty()).then_some(text);
-        if let Some(error) =
-            refused.as_deref().filter(|text| self.certificate_refused.load().as_ref().is_none_or(|old| **old != **text))
-        {
-            tracing::error!(error, "refused a new certificate; the old one stays in force");
+        if self.certificate_refused.is_news(refused.as_deref()) {
+            tracing::error!(error = refused, "refused a new certificate; the old one stays in force");
         }
-        self.certificate_refused.store(refused.map(Arc::new));
     }
 
     fn reload_trust(&self, config: &Config) {
         match self.trust.reload(&config.trust) {
             Ok(change) => {
-                self.trust_refused.store(None);
+                self.trust_refused.clear();
                 if !change.is_empty() {
                     tracing::info!(?change, "brought new trust bundles into force");
                     self.metrics.trust_reloaded(Loaded::Loaded);
@@ -151,11 +146,10 @@ impl Reloader {
             }
             Err(error) => {
                 let text = format!("{:#}", anyhow::Error::from(error));
-                if self.trust_refused.load().as_deref() != Some(&text) {
+                if self.trust_refused.is_news(Some(&text)) {
                     tracing::error!(error = text, "refused new trust bundles; the old ones stay in force");
                     self.metrics.trust_reloaded(Loaded::Refused);
                 }
-                self.trust_refused.store(Some(Arc::new(text)));
             }
         }
     }
@@ -164,10 +158,10 @@ impl Reloader {
         let now = clock::now();
         let path: Arc<str> = config.policy.decision.as_str().into();
         match self.policies.reload(&config.policy, now) {
-            Reload::Unchanged => self.policy_refused.store(None),
+            Reload::Unchanged => self.policy_refused.clear(),
             Reload::Loaded { revision, digest } => {
                 tracing::info!(revision, "brought a new policy into force");
-                self.policy_refused.store(None);
+                self.policy_refused.clear();
                 self.metrics.policy_reloaded(Loaded::Loaded);
                 self.metrics.policy_loaded(now);
                 let policy = PolicyRef { path, revision: Some(revision.into()), digest: digest.into() };
@@ -175,7 +169,7 @@ impl Reloader {
             }
             Reload::Refused { error } => {
                 let text = error.to_string();
-                if self.policy_refused.load().as_deref() != Some(&text) {
+                if self.policy_refused.is_news(Some(&text)) {
                     tracing::error!(error = text, "refused a new policy; what was in force stays in force");
                     self.metrics.policy_reloaded(Loaded::Refused);
                     let stays = self.policies.current();
@@ -184,9 +178,8 @@ impl Reloader {
                         revision: Some(Arc::clone(set.revision())),
                         digest: Arc::clone(set.digest()),
                     });
-                    self.tell(PolicyRecord { outcome: PolicyOutcome::Refused, policy, error: Some(text.clone()) }, now);
+                    self.tell(PolicyRecord { outcome: PolicyOutcome::Refused, policy, error: Some(text) }, now);
                 }
-                self.policy_refused.store(Some(Arc::new(text)));
             }
         }
         self.readiness.policy(self.policies.current().is_some());
@@ -205,11 +198,31 @@ impl Reloader {
             "mode": config.mode.as_str(),
             "version": env!("CARGO_PKG_VERSION"),
             "policy": self.policies.status(),
-            "trust": { "revision": hex::encode(self.trust.current().revision()), "refused": self.trust_refused.load().as_deref() },
-            "certificates": { "refused": self.certificate_refused.load().as_deref() },
-            "config": { "refused": self.refused.load().as_deref(), "needs_restart": self.waiting.load().as_deref() },
+            "trust": { "revision": hex::encode(self.trust.current().revision()), "refused": self.trust_refused.text() },
+            "certificates": { "refused": self.certificate_refused.text() },
+            "config": { "refused": self.refused.text(), "needs_restart": self.waiting.text() },
             "insecure": config.listeners.iter().filter(|part| part.insecure).map(|part| part.address.to_string()).collect::<Vec<_>>(),
         })
+    }
+}
+
+/// A text that stays until it is settled, and is logged when it comes and not at each look.
+#[derive(Default)]
+pub(super) struct Told(ArcSwapOption<String>);
+
+impl Told {
+    /// Keeps the text; true when it is there and was not told before.
+    fn is_news(&self, text: Option<&str>) -> bool {
+        let before = self.0.swap(text.map(|text| Arc::new(text.to_owned())));
+        text.is_some() && before.as_ref().map(|before| before.as_str()) != text
+    }
+
+    fn clear(&self) {
+        self.0.store(None);
+    }
+
+    fn text(&self) -> Option<Arc<String>> {
+        self.0.load_full()
     }
 }
 
