@@ -1,6 +1,6 @@
-//! Built-in functions that can hang the process, take its memory or panic, made safe: each call is looked at first,
-//! and is undefined where OPA's would fail or where the answer would be unreasonably large. The rest of the answer is
-//! regorus's own. Functions that regorus lacks, and its other differences to OPA, are not the business of this file.
+//! Built-in functions as OPA has them, where regorus lacks them, answers otherwise, or lets them hang the process, take
+//! its memory or panic. A function of ours overrides the engine's of the same name. Those that need only a bound are
+//! looked at first (`GUARDED`) and then answered by the engine.
 
 use std::sync::Arc;
 
@@ -22,8 +22,28 @@ const MAX_WIDTH: usize = 4096;
 
 /// Whether a call with these arguments may run; the arguments are as many as the function takes.
 type Guard = fn(&[Value]) -> Option<bool>;
-/// The answer to a call, or `None` where OPA's function fails.
-type Function = fn(&[Value]) -> Option<Value>;
+
+/// A function of ours under OPA's name.
+struct Builtin {
+    name: &'static str,
+    /// How many arguments it takes, which is how many `run` is handed.
+    arity: u8,
+    run: fn(&[Value]) -> Result<Value, Fault>,
+}
+
+/// Why a call has no answer, in OPA's words where a case of its suite holds them. The call is undefined, as in OPA,
+/// and an error only where errors of built-in functions are strict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fault(String);
+
+impl From<&str> for Fault {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+/// Every function of ours; none stands twice.
+const TABLES: &[&[Builtin]] = &[SAFE];
 
 const GUARDED: &[(&str, Guard)] = &[
     ("numbers.range", |args| Some(range_length(integer(args, 0)?, integer(args, 1)?, 1)? <= MAX_RANGE)),
@@ -38,32 +58,62 @@ const GUARDED: &[(&str, Guard)] = &[
 ];
 
 /// These panic in regorus on ordinary values.
-const REPLACED: &[(&str, u8, Function)] = &[
-    ("strings.count", 2, |args| {
-        let (text, part) = (text(args, 0)?, text(args, 1)?);
-        // The empty text stands before, between and behind the characters, as Go's `strings.Count` has it.
-        Some(Value::from(if part.is_empty() { text.chars().count() + 1 } else { text.matches(part).count() }))
-    }),
-    ("object.subset", 2, |args| subset(args.first()?, args.get(1)?).map(Value::from)),
+const SAFE: &[Builtin] = &[
+    Builtin {
+        name: "strings.count",
+        arity: 2,
+        run: |args| {
+            let (Some(text), Some(part)) = (text(args, 0), text(args, 1)) else { return Err("operand must be string".into()) };
+            // The empty text stands before, between and behind the characters, as Go's `strings.Count` has it.
+            Ok(Value::from(if part.is_empty() { text.chars().count() + 1 } else { text.matches(part).count() }))
+        },
+    },
+    Builtin {
+        name: "object.subset",
+        arity: 2,
+        run: |args| {
+            let answer = args.first().zip(args.get(1)).and_then(|(whole, part)| subset(whole, part));
+            answer.map(Value::from).ok_or_else(|| "both arguments must be of one kind".into())
+        },
+    },
 ];
 
-/// Adds the safe forms to an engine.
-pub(super) fn install(engine: &mut Engine) -> Result<(), String> {
+/// Whether a call that fails is undefined, as in OPA by default, or ends the evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Errors {
+    Undefined,
+    #[cfg(test)]
+    Strict,
+}
+
+/// Whether `name` is a function of ours.
+pub(super) fn exists(name: &str) -> bool {
+    TABLES.iter().copied().flatten().any(|builtin| builtin.name == name)
+}
+
+/// Adds the functions of this module to an engine.
+pub(super) fn install(engine: &mut Engine, errors: Errors) -> Result<(), String> {
+    let strict = errors != Errors::Undefined;
     let place = Arc::new(Place::new()?);
     for &(name, guard) in GUARDED {
         let Some(&(builtin, arity)) = BUILTINS.get(name) else { return Err(format!("the engine has no `{name}`")) };
         let place = Arc::clone(&place);
         let call = move |args: Vec<Value>| {
             Ok(match guard(&args) {
-                // Not strict, as in OPA: a call that fails is undefined.
+                Some(true) if strict => builtin(&place.span, &place.params, &args, true)?,
                 Some(true) => builtin(&place.span, &place.params, &args, false).unwrap_or(Value::Undefined),
+                Some(false) | None if strict => anyhow::bail!("{name}: an argument is of the wrong kind, or too large"),
                 Some(false) | None => Value::Undefined,
             })
         };
         engine.add_extension(name.to_owned(), arity, Box::new(call)).map_err(|error| format!("`{name}`: {error}"))?;
     }
-    for &(name, arity, function) in REPLACED {
-        let call = move |args: Vec<Value>| Ok(function(&args).unwrap_or(Value::Undefined));
+    for &Builtin { name, arity, run } in TABLES.iter().copied().flatten() {
+        let call = move |args: Vec<Value>| match run(&args) {
+            Ok(value) => Ok(value),
+            Err(Fault(text)) if strict => Err(anyhow::anyhow!("{name}: {text}")),
+            Err(Fault(_)) => Ok(Value::Undefined),
+        };
         engine.add_extension(name.to_owned(), arity, Box::new(call)).map_err(|error| format!("`{name}`: {error}"))?;
     }
     Ok(())

@@ -18,6 +18,7 @@ use self::{
     names::{Names, Path, Root, RuleKind, Rules, Scopes, Seen},
 };
 use super::{
+    builtins,
     load::within,
     problem::{Code, Problem},
 };
@@ -179,7 +180,7 @@ fn check_builtin(function: &Expr, name: &str) -> Option<Problem> {
         let text = format!("`{name}` would make calls wait for the network; put what it fetches into the data instead");
         return Some(problem_at(Code::IoBuiltin, function.span(), text));
     }
-    let known = name == "print" || BUILTINS.contains_key(name);
+    let known = name == "print" || BUILTINS.contains_key(name) || builtins::exists(name);
     (!known).then(|| unknown_function(function, name))
 }
 

@@ -15,7 +15,8 @@ use super::run;
 use crate::{
     config::{self, RegoVersion},
     policy::{
-        builtins, check,
+        builtins::{self, Errors},
+        check,
         load::{self, Sources},
         problem::{Code, LoadError, Problem},
     },
@@ -100,7 +101,8 @@ fn build(sources: Sources, rego: RegoVersion) -> Result<Engine, LoadError> {
     engine.set_strict_builtin_errors(false);
     // Otherwise `print` would write to standard error at each call.
     engine.set_gather_prints(true);
-    builtins::install(&mut engine).map_err(|text| LoadError::from(Problem::of_file(Code::Internal, "policy", text)))?;
+    builtins::install(&mut engine, Errors::Undefined)
+        .map_err(|text| LoadError::from(Problem::of_file(Code::Internal, "policy", text)))?;
     for module in sources.modules {
         let name = module.name.clone();
         engine.add_policy(module.name, module.text).map_err(|error| LoadError::from(from_engine(Code::Parse, &error, &name)))?;
