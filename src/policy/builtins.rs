@@ -91,6 +91,11 @@ pub(super) fn exists(name: &str) -> bool {
     TABLES.iter().copied().flatten().any(|builtin| builtin.name == name)
 }
 
+/// Whether a call of `name` is answered by this module, and not by the engine alone.
+pub(super) fn overrides(name: &str) -> bool {
+    exists(name) || GUARDED.iter().any(|(guarded, _)| *guarded == name)
+}
+
 /// Adds the functions of this module to an engine.
 pub(super) fn install(engine: &mut Engine, errors: Errors) -> Result<(), String> {
     let strict = errors != Errors::Undefined;

@@ -2,6 +2,7 @@
 //! is refused `check`'s, and what an answer means `decision`'s.
 
 mod answer;
+mod bytecode;
 mod compile;
 
 use std::{
@@ -20,6 +21,10 @@ use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
 use tracing::debug;
 
 pub(super) use self::compile::MAX_COLUMNS;
+use self::{
+    bytecode::{Bytecode, Verdict},
+    compile::Compiled,
+};
 use super::{input::Input, load::Sources, problem::LoadError, wanted::Wanted};
 use crate::{config, verdict::Reason};
 
@@ -34,6 +39,8 @@ pub struct PolicySet {
     engine: Engine,
     /// The rule that decides, as the engine spells it.
     rule: String,
+    /// The same in the faster form, where that is right.
+    bytecode: Option<Bytecode>,
     /// What of the input it can read.
     wanted: Wanted,
     revision: Arc<str>,
@@ -52,11 +59,12 @@ impl PolicySet {
         let revision = sources.revision.clone().unwrap_or_else(|| sources.digest.chars().take(12).collect());
         let digest = sources.digest.clone();
         let wanted = Wanted::by(sources.modules.iter().map(|module| module.text.as_str()));
-        let (engine, rule) = compile::compile(sources, config)?;
+        let Compiled { engine, rule, bytecode } = compile::compile(sources, config)?;
         Ok(Self {
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             engine,
             rule,
+            bytecode,
             wanted,
             revision: revision.into(),
             digest: digest.into(),
@@ -84,10 +92,23 @@ impl PolicySet {
         // The engine is out of its slot while it works: after a panic or an error, which leave it in the middle of a
         // rule, it is gone, and the next call takes a fresh one.
         let result = catch_unwind(AssertUnwindSafe(|| {
+            let claimed =
+                match self.bytecode.as_ref().map(|bytecode| (bytecode, bytecode.evaluate(self.generation, &input.0, limit))) {
+                    Some((_, Verdict::Answer(value))) => return Ok(value),
+                    Some((bytecode, Verdict::Unconfirmed(value))) => Some((bytecode, value)),
+                    Some((_, Verdict::None)) | None => None,
+                };
             let mut engine = self.take_engine();
             let result = run(&mut engine, &self.rule, &input.0, limit);
             if result.is_ok() {
                 ENGINE.with_borrow_mut(|slot| *slot = Some((self.generation, engine)));
+            }
+            if let Some((bytecode, claimed)) = claimed {
+                match &result {
+                    Ok(value) if claimed == *value => {}
+                    Err(error) if is_timeout(error) => {}
+                    Ok(_) | Err(_) => bytecode.disagree(),
+                }
             }
             result
         }));
@@ -114,7 +135,7 @@ impl PolicySet {
 
 impl fmt::Debug for PolicySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, rule, revision, digest, wanted: _, engine: _ } = self;
+        let Self { generation, rule, revision, digest, wanted: _, engine: _, bytecode: _ } = self;
         let mut debug = f.debug_struct("PolicySet");
         debug.field("generation", generation).field("rule", rule).field("revision", revision).field("digest", digest).finish()
     }

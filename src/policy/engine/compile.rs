@@ -11,7 +11,10 @@ use regorus::{
     unstable::{Module, Parser},
 };
 
-use super::run;
+use super::{
+    bytecode::{Bytecode, Part},
+    run,
+};
 use crate::{
     config::{self, RegoVersion},
     policy::{
@@ -24,15 +27,14 @@ use crate::{
 
 /// Longest line of a module in characters.
 pub(in crate::policy) const MAX_COLUMNS: NonZeroU32 = NonZeroU32::new(1 << 20).unwrap();
-const MAX_LINES: NonZeroUsize = NonZeroUsize::new(1 << 20).unwrap();
+pub(super) const MAX_LINES: NonZeroUsize = NonZeroUsize::new(1 << 20).unwrap();
 /// The stack that the deepest policy needs which passes the checks; decisions run on as much.
 const STACK: usize = 16 << 20;
 /// The first evaluation warms up and may share its processor with a start-up.
 const SMOKE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Parses, checks and compiles `sources`; the second value is the rule that decides, as the engine spells it. Works on
-/// a thread of its own: on the caller's stack a deep policy could end the process.
-pub(super) fn compile(sources: Sources, config: &config::Policy) -> Result<(Engine, String), LoadError> {
+/// Parses, checks and compiles `sources`. Works on a thread of its own: on the caller's stack a deep policy could end the process.
+pub(super) fn compile(sources: Sources, config: &config::Policy) -> Result<Compiled, LoadError> {
     let internal = |text: String| LoadError::from(Problem::of_file(Code::Internal, "policy", text));
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("policy-load".to_owned()).stack_size(STACK);
@@ -42,7 +44,15 @@ pub(super) fn compile(sources: Sources, config: &config::Policy) -> Result<(Engi
     })
 }
 
-fn compile_here(sources: Sources, config: &config::Policy) -> Result<(Engine, String), LoadError> {
+/// What a set is evaluated with.
+pub(super) struct Compiled {
+    pub(super) engine: Engine,
+    /// The rule that decides, as the engine spells it.
+    pub(super) rule: String,
+    pub(super) bytecode: Option<Bytecode>,
+}
+
+fn compile_here(sources: Sources, config: &config::Policy) -> Result<Compiled, LoadError> {
     let decision: Vec<_> = config.decision.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
     let mut problems = Vec::new();
     let mut parsed = Vec::with_capacity(sources.modules.len());
@@ -56,11 +66,22 @@ fn compile_here(sources: Sources, config: &config::Policy) -> Result<(Engine, St
     if problems.is_empty() {
         problems = check::check(&parsed, &sources.data, &decision, config.limits.depth);
     }
-    drop(parsed);
     if !problems.is_empty() {
         return Err(LoadError { problems });
     }
     let rule = rule_path(&decision);
+    let bytecode = (config.rego == RegoVersion::V1)
+        .then(|| {
+            let data = Value::from(sources.data.clone());
+            let parts: Vec<_> = parsed
+                .iter()
+                .zip(&sources.modules)
+                .map(|(parsed, module)| Part { name: &module.name, text: &module.text, tree: &parsed.module })
+                .collect();
+            Bytecode::compile(&parts, &data, &rule, &decision)
+        })
+        .flatten();
+    drop(parsed);
     let mut engine = build(sources, config.rego)?;
     engine
         .compile_with_entrypoint(&Rc::from(rule.as_str()))
@@ -70,7 +91,7 @@ fn compile_here(sources: Sources, config: &config::Policy) -> Result<(Engine, St
         problem.text = format!("fails even for an empty input: {}", problem.text);
         LoadError::from(problem)
     })?;
-    Ok((engine, rule))
+    Ok(Compiled { engine, rule, bytecode })
 }
 
 fn parse(module: &load::Module, rego: RegoVersion) -> Result<Module, Problem> {
