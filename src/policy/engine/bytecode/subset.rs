@@ -31,7 +31,7 @@ pub(super) fn check(modules: &[Part<'_>], decision: &[String]) -> Option<()> {
         if !seen.insert(path.clone()) {
             continue;
         }
-        let below = rules.range(path.clone()..).skip(1).next().is_some_and(|(next, _)| next.starts_with(&path));
+        let below = rules.range(path.clone()..).nth(1).is_some_and(|(next, _)| next.starts_with(&path));
         let definitions = rules.get(&path).filter(|_| !below)?;
         let mut shape = Shape::default();
         for (module, rule) in definitions {
