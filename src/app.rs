@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::reload::{Reloader, Told};
 use crate::{
-    authorizer::{self, Authorizer, Permits},
+    authorizer::{self, Authorizer, Permits, Shadow},
     config::{Address, Callers as CallerConfig, Config, Environment, Listener as ListenerConfig},
     envoy::{
         self, CheckService, Health,
@@ -101,7 +101,7 @@ impl App {
         let telemetry = Telemetry::start(&config.telemetry, &instance).context("starting telemetry")?;
         let metrics = telemetry.metrics();
         let trust = Arc::new(TrustStore::load(&config.trust).context("loading trust bundles")?);
-        let policies = Arc::new(PolicyStore::default());
+        let (policies, shadow) = (Arc::new(PolicyStore::default()), Arc::new(PolicyStore::default()));
         let (recorder, records) = Recorder::start(&config.records, &instance, telemetry.metrics(), telemetry.logger())
             .context("starting the records")?;
         let readiness = Readiness::default();
@@ -111,6 +111,7 @@ impl App {
             policies: Arc::clone(&policies),
             permits: Arc::new(Permits::new(evaluators, config.limits.queue)),
             recorder: recorder.clone(),
+            shadow: Shadow::start(Arc::clone(&shadow), recorder.clone(), Arc::clone(&metrics)).context("starting the shadow")?,
             metrics: Arc::clone(&metrics),
         }));
         let mut listeners = Vec::new();
@@ -133,6 +134,7 @@ impl App {
             config: ArcSwap::from_pointee(config.clone()),
             authorizer: Arc::clone(&authorizer),
             policies,
+            shadow,
             trust,
             certificates,
             readiness: readiness.clone(),
@@ -140,6 +142,7 @@ impl App {
             metrics,
             refused: Told::default(),
             policy_refused: Told::default(),
+            shadow_refused: Told::default(),
             trust_refused: Told::default(),
             certificate_refused: Told::default(),
             waiting: Told::default(),

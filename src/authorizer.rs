@@ -2,6 +2,7 @@
 //! failure on the way is a denial with a reason of its own; nothing but a policy in force makes an allow.
 
 mod permit;
+mod shadow;
 
 use std::{
     ops::Range,
@@ -13,7 +14,11 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-pub use self::permit::Permits;
+use self::shadow::{Said, Taken};
+pub use self::{
+    permit::Permits,
+    shadow::{Shadow, ShadowSettings},
+};
 use crate::{
     clock::Now,
     config::{self, Compat, RecordWrite},
@@ -47,6 +52,8 @@ pub struct Settings {
     pub write: RecordWrite,
     /// The decision rule, as configured.
     pub rule: Arc<str>,
+    /// The second policy set, where there is one.
+    pub shadow: Option<ShadowSettings>,
 }
 
 impl Settings {
@@ -58,6 +65,7 @@ impl Settings {
             evaluation: config.policy.limits.evaluation.duration(),
             write: config.records.write,
             rule: config.policy.decision.as_str().into(),
+            shadow: ShadowSettings::new(&config.policy),
         }
     }
 }
@@ -103,6 +111,7 @@ pub struct Parts {
     pub policies: Arc<PolicyStore>,
     pub permits: Arc<Permits>,
     pub recorder: Recorder,
+    pub shadow: Shadow,
     pub metrics: Arc<Metrics>,
 }
 
@@ -114,6 +123,7 @@ pub struct Authorizer {
     policies: Arc<PolicyStore>,
     permits: Arc<Permits>,
     recorder: Recorder,
+    shadow: Shadow,
     metrics: Arc<Metrics>,
 }
 
@@ -126,12 +136,14 @@ struct Findings {
     /// The value of the decision rule, as the policy gave it.
     result: Option<serde_json::Value>,
     evaluation: Range<Duration>,
+    /// For the shadow.
+    taken: Option<Taken>,
 }
 
 impl Authorizer {
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, identity, policies, permits, recorder, metrics } = parts;
-        Self { settings: ArcSwap::from_pointee(settings), identity, policies, permits, recorder, metrics }
+        let Parts { settings, identity, policies, permits, recorder, shadow, metrics } = parts;
+        Self { settings: ArcSwap::from_pointee(settings), identity, policies, permits, recorder, shadow, metrics }
     }
 
     /// The settings in force.
@@ -214,6 +226,7 @@ impl Authorizer {
         self.metrics.stage(Stage::Policy, began.elapsed());
         findings.evaluation = began.duration_since(call.started)..call.started.elapsed();
         (findings.input, findings.policy) = (self.keep(&facts), Some(policy));
+        findings.taken = self.shadow.take(call.settings.shadow.as_ref(), id, &facts);
         let value = match value {
             Ok(value) => value,
             Err(failure) => return deny(failure.reason, Some(failure.detail)),
@@ -235,7 +248,10 @@ impl Authorizer {
 
     /// Writes the record, which may still turn an allow into a denial, and counts.
     async fn finish(&self, call: &Call<'_>, request: &Request, mut outcome: Outcome, findings: Findings) -> Decided {
-        let Findings { peer, input, policy, result, evaluation } = findings;
+        let Findings { peer, input, policy, result, evaluation, taken } = findings;
+        if let (Some(taken), Some(policy)) = (taken, &policy) {
+            self.shadow.compare(taken, &Said { outcome: &outcome, result: result.as_ref(), policy, rule: &call.settings.rule });
+        }
         let began = Clock::now();
         let answer = outcome.answer.as_ref();
         let record = DecisionRecord {
@@ -256,11 +272,7 @@ impl Authorizer {
                 sha256: peer.x509.as_ref().map(|x509| Arc::clone(&x509.sha256)),
             }),
             input,
-            policy: policy.as_ref().map(|policy| PolicyRef {
-                path: Arc::clone(&call.settings.rule),
-                revision: Some(Arc::clone(policy.revision())),
-                digest: Arc::clone(policy.digest()),
-            }),
+            policy: policy.as_ref().map(|policy| policy_ref(policy, &call.settings.rule)),
             lease: outcome.lease,
             latency: call.started.elapsed(),
             request_id: request.http.as_ref().and_then(|http| http.headers.get("x-request-id")).map(str::to_owned),
@@ -306,6 +318,10 @@ fn takes_no_such_path(request: &Request) -> bool {
 fn warnings(answer: &Answer) -> Option<String> {
     let texts: Vec<String> = answer.warnings.iter().map(ToString::to_string).collect();
     (!texts.is_empty()).then(|| texts.join("; "))
+}
+
+fn policy_ref(policy: &PolicySet, rule: &Arc<str>) -> PolicyRef {
+    PolicyRef { path: Arc::clone(rule), revision: Some(Arc::clone(policy.revision())), digest: Arc::clone(policy.digest()) }
 }
 
 /// How long the credential of the peer still lives.

@@ -203,9 +203,38 @@ pub struct Policy {
     pub compat: Option<Compat>,
     #[serde(default)]
     pub limits: PolicyLimits,
+    /// A second policy set, asked about the same calls after they are answered. It changes no answer; where its own
+    /// differs, a record says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Shadow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shadow {
+    /// Its Rego and data, as `policy.bundles`.
+    pub bundles: Vec<Bundle>,
+    /// Its rule that decides; by default the same as `policy.decision`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<String>,
+    /// Share of calls that it is asked about, from 0 to 1.
+    #[serde(default = "Shadow::every_call")]
+    pub sample: f64,
+}
+
+impl Shadow {
+    fn every_call() -> f64 {
+        1.0
+    }
 }
 
 impl Policy {
+    /// The second policy set, loaded and evaluated under the same settings.
+    pub fn of_shadow(&self) -> Option<Self> {
+        let Shadow { bundles, decision, sample: _ } = self.shadow.clone()?;
+        Some(Self { bundles, decision: decision.unwrap_or_else(|| self.decision.clone()), shadow: None, ..self.clone() })
+    }
+
     fn default_decision() -> String {
         "envoy/authz/allow".to_owned()
     }
@@ -436,7 +465,8 @@ impl Config {
     /// Makes relative paths relative to the folder of the configuration file.
     fn resolve_paths(&mut self, folder: &Path) {
         let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
-        self.policy.bundles.iter_mut().for_each(|bundle| resolve(&mut bundle.path));
+        let shadow = self.policy.shadow.iter_mut().flat_map(|shadow| &mut shadow.bundles);
+        self.policy.bundles.iter_mut().chain(shadow).for_each(|bundle| resolve(&mut bundle.path));
         self.trust.domains.values_mut().for_each(|domain| resolve(&mut domain.bundle));
         for tls in self.listeners.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
             resolve(&mut tls.certificate);

@@ -29,7 +29,7 @@ use crate::{
     config,
     policy::input::Facts,
     telemetry::{
-        metrics::{Metrics, RecordKind},
+        metrics::{Compared, Metrics, RecordKind},
         trace::TraceIds,
     },
     verdict::{Decision, Evidence, Mode, Protocol, Reason},
@@ -76,6 +76,7 @@ pub struct Record {
 #[derive(Debug)]
 pub enum Body {
     Decision(Box<DecisionRecord>),
+    Shadow(Box<ShadowRecord>),
     Policy(Box<PolicyRecord>),
     /// Written by the writer itself.
     Gap(Gap),
@@ -86,7 +87,7 @@ impl Record {
     const fn weight(&self) -> usize {
         match &self.body {
             Body::Decision(decision) => decision.input.weight(),
-            Body::Policy(_) | Body::Gap(_) => 0,
+            Body::Shadow(_) | Body::Policy(_) | Body::Gap(_) => 0,
         }
     }
 }
@@ -95,6 +96,7 @@ impl Body {
     const fn kind(&self) -> RecordKind {
         match self {
             Self::Decision(_) => RecordKind::Decision,
+            Self::Shadow(_) => RecordKind::Shadow,
             Self::Policy(_) => RecordKind::Policy,
             Self::Gap(_) => RecordKind::Gap,
         }
@@ -173,6 +175,32 @@ pub struct PolicyRef {
     pub revision: Option<Arc<str>>,
     /// SHA-256 of all sources and data, in hex.
     pub digest: Arc<str>,
+}
+
+/// A second policy set said otherwise than the one in force.
+#[derive(Debug)]
+pub struct ShadowRecord {
+    /// The decision that was made, whose record has the input.
+    pub decision_id: Uuid,
+    pub difference: Compared,
+    pub in_force: ShadowAnswer,
+    pub shadow: ShadowAnswer,
+}
+
+/// What one of two policy sets said.
+#[derive(Debug)]
+pub struct ShadowAnswer {
+    pub decision: Decision,
+    pub reason: Reason,
+    /// The policy author's name for the rule that decided.
+    pub rule: Option<String>,
+    /// The policy's own text.
+    pub policy_reason: Option<String>,
+    /// What went wrong, for operators.
+    pub detail: Option<String>,
+    /// The policy's whole answer.
+    pub result: Option<serde_json::Value>,
+    pub policy: PolicyRef,
 }
 
 /// A policy set was put in force, or refused while the former one stayed.

@@ -44,6 +44,8 @@ pub(super) struct Reloader {
     pub(super) config: ArcSwap<Config>,
     pub(super) authorizer: Arc<Authorizer>,
     pub(super) policies: Arc<PolicyStore>,
+    /// The second policy set.
+    pub(super) shadow: Arc<PolicyStore>,
     pub(super) trust: Arc<TrustStore>,
     pub(super) certificates: Vec<Arc<ServerTls>>,
     pub(super) readiness: Readiness,
@@ -53,6 +55,8 @@ pub(super) struct Reloader {
     pub(super) refused: Told,
     /// Why the last policy was refused, so that the same refusal is told once.
     pub(super) policy_refused: Told,
+    /// The same of the second policy set.
+    pub(super) shadow_refused: Told,
     /// Why the last trust bundles were refused.
     pub(super) trust_refused: Told,
     /// Why the last certificates of our listeners were refused.
@@ -77,6 +81,7 @@ impl Reloader {
         self.reload_trust(&config);
         self.reload_certificates();
         self.reload_policy(&config);
+        self.reload_shadow(&config);
         self.settle(&config);
     }
 
@@ -84,6 +89,7 @@ impl Reloader {
     /// that was made by it: an old one that stays was not written for a new `compat` or `decision`.
     fn settle(&self, config: &Config) {
         let policy = self.policies.config().unwrap_or_else(|| config.policy.clone());
+        let policy = config::Policy { shadow: config.policy.shadow.clone(), ..policy };
         let settings = Settings::new(&Config { policy, ..config.clone() });
         if *self.authorizer.settings() != settings {
             self.authorizer.set(settings);
@@ -157,7 +163,9 @@ impl Reloader {
     fn reload_policy(&self, config: &Config) {
         let now = clock::now();
         let path: Arc<str> = config.policy.decision.as_str().into();
-        match self.policies.reload(&config.policy, now) {
+        // Another shadow is no other policy.
+        let policy = config::Policy { shadow: None, ..config.policy.clone() };
+        match self.policies.reload(&policy, now) {
             Reload::Unchanged => self.policy_refused.clear(),
             Reload::Loaded { revision, digest } => {
                 tracing::info!(revision, "brought a new policy into force");
@@ -185,6 +193,29 @@ impl Reloader {
         self.readiness.policy(self.policies.current().is_some());
     }
 
+    /// The second policy set is nobody's authority: a refusal is told and nothing else.
+    fn reload_shadow(&self, config: &Config) {
+        let Some(shadow) = config.policy.of_shadow() else {
+            self.shadow_refused.clear();
+            return self.shadow.clear();
+        };
+        match self.shadow.reload(&shadow, clock::now()) {
+            Reload::Unchanged => self.shadow_refused.clear(),
+            Reload::Loaded { revision, .. } => {
+                tracing::info!(revision, "loaded a new shadow policy");
+                self.shadow_refused.clear();
+                self.metrics.shadow_reloaded(Loaded::Loaded);
+            }
+            Reload::Refused { error } => {
+                let text = error.to_string();
+                if self.shadow_refused.is_news(Some(&text)) {
+                    tracing::error!(error = text, "refused a new shadow policy; the old one, if any, goes on");
+                    self.metrics.shadow_reloaded(Loaded::Refused);
+                }
+            }
+        }
+    }
+
     fn tell(&self, record: PolicyRecord, at: Now) {
         self.recorder.offer(Record { id: Uuid::now_v7(), at, body: Body::Policy(Box::new(record)) });
     }
@@ -198,6 +229,7 @@ impl Reloader {
             "mode": config.mode.as_str(),
             "version": env!("CARGO_PKG_VERSION"),
             "policy": self.policies.status(),
+            "shadow": config.policy.shadow.as_ref().map(|_| self.shadow.status()),
             "trust": { "revision": hex::encode(self.trust.current().revision()), "refused": self.trust_refused.text() },
             "certificates": { "refused": self.certificate_refused.text() },
             "config": { "refused": self.refused.text(), "needs_restart": self.waiting.text() },
@@ -275,7 +307,8 @@ pub(super) async fn watch(reloader: Arc<Reloader>, stop: CancellationToken) {
 fn files(reloader: &Reloader) -> Vec<PathBuf> {
     let config = reloader.config.load();
     let mut files = vec![reloader.path.clone()];
-    files.extend(config.policy.bundles.iter().map(|bundle| bundle.path.clone()));
+    let shadow = config.policy.shadow.iter().flat_map(|shadow| &shadow.bundles);
+    files.extend(config.policy.bundles.iter().chain(shadow).map(|bundle| bundle.path.clone()));
     files.extend(config.trust.domains.values().map(|domain| domain.bundle.clone()));
     let tls = config.listeners.iter().filter_map(|part| part.tls.as_ref());
     files.extend(tls.flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]));

@@ -23,6 +23,17 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
             "no rule is named; write its path below `data`, like `envoy/authz/allow`".to_owned(),
         ));
     }
+    if let Some(shadow) = &config.policy.shadow {
+        if shadow.bundles.is_empty() {
+            found.push((
+                "policy.shadow.bundles".to_owned(),
+                "no policy source; add `- path: candidate/`, or remove `shadow`".to_owned(),
+            ));
+        }
+        if !(0.0..=1.0).contains(&shadow.sample) {
+            found.push(("policy.shadow.sample".to_owned(), "a share lies between 0 and 1".to_owned()));
+        }
+    }
     for (index, listener) in config.listeners.iter().enumerate() {
         check_listener(config, index, listener, &mut found);
     }

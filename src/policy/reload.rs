@@ -108,6 +108,14 @@ impl PolicyStore {
         }
     }
 
+    /// Takes the set out of force. Only where nothing depends on one.
+    pub fn clear(&self) {
+        let mut loaded_by = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.store(None);
+        *loaded_by = None;
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Status::default();
+    }
+
     pub fn status(&self) -> Status {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

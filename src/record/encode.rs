@@ -9,7 +9,9 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Body, DecisionRecord, Gap, KeptInput, Mask, PeerRecord, PolicyRecord, PolicyRef, Record};
+use super::{
+    Body, DecisionRecord, Gap, KeptInput, Mask, PeerRecord, PolicyRecord, PolicyRef, Record, ShadowAnswer, ShadowRecord,
+};
 use crate::{clock::Now, verdict};
 
 /// Longest line, its end included.
@@ -97,6 +99,30 @@ struct Policy<'a> {
 }
 
 #[derive(Serialize)]
+struct ShadowBody<'a> {
+    #[serde(serialize_with = "display")]
+    decision_id: Uuid,
+    difference: &'static str,
+    in_force: Said<'a>,
+    shadow: Said<'a>,
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    decision: verdict::Decision,
+    reason: verdict::Reason,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy_reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Value>,
+    policy: Policy<'a>,
+}
+
+#[derive(Serialize)]
 struct PolicyBody<'a> {
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,6 +153,7 @@ impl Encoder {
         let start = out.len();
         let written = match &record.body {
             Body::Decision(decision) => self.decision(record, decision, seq, out),
+            Body::Shadow(shadow) => self.shadow(record, shadow, seq, out),
             Body::Policy(policy) => self.write(record, seq, policy_body(policy), out),
             Body::Gap(gap) => self.write(record, seq, gap_body(gap), out),
         };
@@ -170,6 +197,24 @@ impl Encoder {
                 self.write(record, seq, body, out) && fits(out, start)
             }
             || self.without(record, decision, &["input", "result"], seq, out, start)
+    }
+
+    /// The line of a shadow: without the results where they cannot be masked, or are too long.
+    fn shadow(&self, record: &Record, shadow: &ShadowRecord, seq: u64, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let masked = |answer: &ShadowAnswer| {
+            let mut result = answer.result.clone();
+            result.iter_mut().for_each(|result| self.mask.json(result));
+            result
+        };
+        let results = catch_unwind(AssertUnwindSafe(|| (masked(&shadow.in_force), masked(&shadow.shadow))));
+        let (in_force, candidate) = results.unwrap_or_default();
+        let written = self.write(record, seq, shadow_body(shadow, in_force, candidate), out);
+        if written && fits(out, start) {
+            return true;
+        }
+        out.truncate(start);
+        self.write(record, seq, shadow_body(shadow, None, None), out) && fits(out, start)
     }
 
     /// The line without what is too long in it.
@@ -257,6 +302,27 @@ fn peer(peer: &PeerRecord) -> Peer<'_> {
 
 fn policy(policy: &PolicyRef) -> Policy<'_> {
     Policy { path: &policy.path, revision: cut(policy.revision.as_deref(), MAX_NAME), digest: &policy.digest }
+}
+
+fn shadow_body(record: &ShadowRecord, in_force: Option<Value>, shadow: Option<Value>) -> ShadowBody<'_> {
+    ShadowBody {
+        decision_id: record.decision_id,
+        difference: record.difference.as_str(),
+        in_force: said(&record.in_force, in_force),
+        shadow: said(&record.shadow, shadow),
+    }
+}
+
+fn said(answer: &ShadowAnswer, result: Option<Value>) -> Said<'_> {
+    Said {
+        decision: answer.decision,
+        reason: answer.reason,
+        rule: cut(answer.rule.as_deref(), MAX_NAME),
+        policy_reason: cut(answer.policy_reason.as_deref(), MAX_TEXT),
+        detail: cut(answer.detail.as_deref(), MAX_TEXT),
+        result,
+        policy: policy(&answer.policy),
+    }
 }
 
 fn policy_body(record: &PolicyRecord) -> PolicyBody<'_> {

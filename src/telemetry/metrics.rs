@@ -2,7 +2,11 @@
 //! becomes a label. The instruments of the request path are bound to their labels once, because a lookup by labels
 //! costs 200 to 400 ns and a bound instrument 20 to 60.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use opentelemetry::{
     KeyValue,
@@ -17,6 +21,10 @@ use crate::{
 
 /// Bounds of the histograms in seconds; those of the semantic conventions begin at 5 ms, where we hope to be done.
 const BOUNDS: [f64; 12] = [0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1];
+
+/// Names of rules that become labels, and the longest of them in bytes.
+const RULES: usize = 100;
+const MAX_RULE: usize = 128;
 
 const DECISIONS: usize = 2;
 const PROTOCOLS: usize = 3;
@@ -44,10 +52,13 @@ labels! {
     Stage { Wait => "wait", Identity => "identity", Policy => "policy", Record => "record", }
     /// What became of an attempt to put a policy, a trust bundle or a configuration in force.
     Reload { Loaded => "loaded", Unchanged => "unchanged", Refused => "refused", }
+    /// What a second policy set said beside the one in force: the same, another decision, another answer to the same
+    /// decision, or one of the two failed to answer. A call that was not compared, because too many were, is dropped.
+    Compared { Same => "same", Decision => "decision", Answer => "answer", Failed => "failed", Dropped => "dropped", }
     /// How a caller reached a listener.
     Transport { Unix => "unix", Tcp => "tcp", Tls => "tls", }
     /// The kind of a record.
-    RecordKind { Decision => "decision", Policy => "policy", Gap => "gap", }
+    RecordKind { Decision => "decision", Shadow => "shadow", Policy => "policy", Gap => "gap", }
     /// What became of a record: written, dropped because the queue was full, or lost to a sink that fails.
     RecordResult { Written => "written", Dropped => "dropped", Failed => "failed", }
 }
@@ -69,6 +80,10 @@ pub struct Metrics {
     trust_reloads: Vec<BoundCounter<u64>>,
     config_reloads: Vec<BoundCounter<u64>>,
     callers_refused: Vec<BoundCounter<u64>>,
+    shadow_reloads: Vec<BoundCounter<u64>>,
+    shadow: Vec<BoundCounter<u64>>,
+    shadow_by_rule: Counter<u64>,
+    shadow_rules: Mutex<BTreeSet<String>>,
 }
 
 impl Metrics {
@@ -83,6 +98,7 @@ impl Metrics {
         };
         let stages = seconds("doorward.stage.duration", "Time spent in a part of a Check.");
         let records = counter("doorward.records", "Records, by what became of them.");
+        let shadow = counter("doorward.shadow.compared", "Calls that a second policy set was asked about, by what came of it.");
         let refused = counter("doorward.callers.refused", "Callers of a listener that may not call it.");
         meter
             .u64_gauge("doorward.build.info")
@@ -123,6 +139,10 @@ impl Metrics {
                 .iter()
                 .map(|transport| refused.bind(&[KeyValue::new("listener", transport.as_str())]))
                 .collect(),
+            shadow_reloads: reloads("doorward.shadow.reloads", "Attempts to load the second policy set."),
+            shadow: Compared::ALL.iter().map(|result| shadow.bind(&[KeyValue::new("result", result.as_str())])).collect(),
+            shadow_by_rule: counter("doorward.shadow.differences", "Calls that a second policy set answered otherwise, by rule."),
+            shadow_rules: Mutex::default(),
         }
     }
 
@@ -195,6 +215,30 @@ impl Metrics {
 
     pub fn config_reloaded(&self, result: Reload) {
         add(&self.config_reloads, result as usize);
+    }
+
+    pub fn shadow_reloaded(&self, result: Reload) {
+        add(&self.shadow_reloads, result as usize);
+    }
+
+    /// Counts a comparison, a difference also by the author's name of a rule. A policy may make that up from a request,
+    /// so only the first [`RULES`] names are labels.
+    pub fn shadow_compared(&self, compared: Compared, rule: Option<&str>) {
+        add(&self.shadow, compared as usize);
+        if !matches!(compared, Compared::Same | Compared::Dropped) {
+            let rule = rule.map_or_else(|| "unnamed".to_owned(), |rule| self.rule_label(rule));
+            self.shadow_by_rule.add(1, &[KeyValue::new("result", compared.as_str()), KeyValue::new("rule", rule)]);
+        }
+    }
+
+    fn rule_label(&self, rule: &str) -> String {
+        let mut rules = self.shadow_rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = rules.contains(rule);
+        let is_new = !known && rules.len() < RULES && rule.len() <= MAX_RULE;
+        if is_new {
+            rules.insert(rule.to_owned());
+        }
+        if known || is_new { rule.to_owned() } else { "other".to_owned() }
     }
 
     pub fn caller_refused(&self, transport: Transport) {

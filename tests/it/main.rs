@@ -18,4 +18,5 @@ mod cases;
 mod process;
 mod real_envoy;
 mod real_telemetry;
+mod shadow;
 mod tidy;

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 use super::*;
 use crate::{
-    authorizer::{Parts, Permits},
+    authorizer::{Parts, Permits, Shadow},
     config::{self, Compat, Config, RecordWrite},
     identity::{Identity, PeerRules},
     policy::{PolicyStore, input::Here},
@@ -60,6 +60,7 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
         identity: Identity::new(Arc::new(TrustStore::default())),
         policies,
         permits: Arc::clone(&permits),
+        shadow: Shadow::start(Arc::default(), recorder.clone(), telemetry.metrics()).unwrap(),
         recorder,
         metrics: telemetry.metrics(),
     });

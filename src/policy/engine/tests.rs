@@ -17,6 +17,7 @@ pub(in crate::policy) fn config(path: &std::path::Path, decision: &str) -> confi
         rego: RegoVersion::V1,
         compat: None,
         limits: PolicyLimits::default(),
+        shadow: None,
     }
 }
 

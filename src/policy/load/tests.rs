@@ -15,6 +15,7 @@ fn config(path: &Path) -> config::Policy {
         decision: "a/allow".to_owned(),
         rego: RegoVersion::V1,
         compat: None,
+        shadow: None,
         limits: PolicyLimits::default(),
     }
 }
