@@ -182,7 +182,7 @@ impl Authorizer {
         let deny = |reason, detail| Outcome::denied(id, mode, reason, detail);
 
         let began = Clock::now();
-        let who = self.identity.who(request.source.as_ref(), &call.listener.rules, call.now);
+        let who = self.identity.who(request.source.as_ref(), xfcc(request), &call.listener.rules, call.now);
         self.metrics.stage(Stage::Identity, began.elapsed());
         let (peer, peer_error, invalid) = match who {
             Who::Absent => (None, None, None),
@@ -306,6 +306,10 @@ impl Authorizer {
         self.metrics.recorded(RecordKind::Decision, RecordResult::Failed, 1);
         outcome
     }
+}
+
+fn xfcc(request: &Request) -> Option<&str> {
+    request.http.as_ref()?.headers.get("x-forwarded-client-cert")
 }
 
 /// Whether the path is dangerously ambiguous and the route does not say that it takes such paths.

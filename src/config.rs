@@ -155,6 +155,20 @@ pub struct PeerTrust {
     /// Refuse certificates that leave out BasicConstraints instead of reading them as no CA (RFC 5280 §4.2.1.9).
     #[serde(default)]
     pub strict_basic_constraints: bool,
+    /// Take the certificates between leaf and root from `x-forwarded-client-cert`. Envoy has to set that header itself:
+    /// `forward_client_cert_details: SANITIZE_SET` with `set_current_client_cert_details: {chain: true}`.
+    #[serde(default)]
+    pub xfcc: Xfcc,
+}
+
+/// What is read of `x-forwarded-client-cert`. Never an identity: only what Envoy proved on this connection is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Xfcc {
+    #[default]
+    Off,
+    /// Intermediates, from the last element, which must be about the peer's certificate.
+    LastElement,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use foldhash::quality::RandomState;
 use moka::{Equivalent, sync::Cache};
+use rustls_pki_types::CertificateDer;
 use spiffe::SpiffeId;
 
 use crate::{
     clock::Now,
-    config::{PeerProof, PeerTrust},
+    config::{PeerProof, PeerTrust, Xfcc},
     request::Endpoint,
     trust::{Bundles, TrustStore},
     verdict::{Evidence, Reason},
@@ -18,6 +19,7 @@ use crate::{
 
 pub mod caller;
 mod x509;
+mod xfcc;
 
 /// Memory for remembered certificates, in bytes: some eight thousand of the usual size.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
@@ -81,11 +83,12 @@ pub struct PeerRules {
     pub proof: PeerProof,
     /// Refuse certificates without BasicConstraints instead of reading them as no authority.
     pub strict_basic_constraints: bool,
+    pub xfcc: Xfcc,
 }
 
 impl From<&PeerTrust> for PeerRules {
     fn from(settings: &PeerTrust) -> Self {
-        Self { proof: settings.trust, strict_basic_constraints: settings.strict_basic_constraints }
+        Self { proof: settings.trust, strict_basic_constraints: settings.strict_basic_constraints, xfcc: settings.xfcc }
     }
 }
 
@@ -93,7 +96,15 @@ impl From<&PeerTrust> for PeerRules {
 #[derive(Debug)]
 pub struct Identity {
     trust: Arc<TrustStore>,
-    checked: Cache<Key<Box<str>>, Who, RandomState>,
+    checked: Cache<Key<Box<str>>, Checked, RandomState>,
+}
+
+/// What a check found, and the last second at which it would be found again: certificates between leaf and root expire
+/// too.
+#[derive(Debug, Clone)]
+struct Checked {
+    who: Who,
+    until: i64,
 }
 
 /// Everything that the result of a check depends on, but for the time. A changed bundle makes other keys, so that no
@@ -124,8 +135,9 @@ impl Identity {
         Self { trust, checked }
     }
 
-    /// Decides who `source` is, under the rules of the listener that was asked.
-    pub fn who(&self, source: Option<&Endpoint>, rules: &PeerRules, now: Now) -> Who {
+    /// Decides who `source` is, under the rules of the listener that was asked. `xfcc` is the joined text of the header
+    /// `x-forwarded-client-cert`.
+    pub fn who(&self, source: Option<&Endpoint>, xfcc: Option<&str>, rules: &PeerRules, now: Now) -> Who {
         let Some(source) = source else { return Who::Absent };
         let evidence = match rules.proof {
             PeerProof::Sidecar => Evidence::Sidecar,
@@ -136,7 +148,8 @@ impl Identity {
         if source.certificate.is_empty() {
             return Who::Absent;
         }
-        match self.checked(&source.certificate, evidence, rules.strict_basic_constraints, now) {
+        let xfcc = xfcc.filter(|_| rules.xfcc == Xfcc::LastElement && evidence == Evidence::Sidecar);
+        match self.checked(&source.certificate, xfcc, evidence, rules.strict_basic_constraints, now) {
             Who::Proved(peer) => match holds(&peer, &source.principal, now) {
                 Ok(()) => Who::Proved(peer),
                 Err(reason) => Who::Invalid(reason),
@@ -146,36 +159,72 @@ impl Identity {
     }
 
     /// What the certificate proves while it is valid.
-    fn checked(&self, text: &str, evidence: Evidence, strict_basic_constraints: bool, now: Now) -> Who {
+    fn checked(&self, text: &str, xfcc: Option<&str>, evidence: Evidence, strict_basic_constraints: bool, now: Now) -> Who {
         if text.len() > x509::MAX_TEXT {
             return Who::Invalid(Reason::CertificateMalformed);
         }
         let bundles = self.trust.current();
         let basis = Basis { trust: *bundles.revision(), evidence, strict_basic_constraints };
-        if let Some(who) = self.checked.get(&Key { certificate: text, basis }) {
-            return who;
+        let known = self.checked.get(&Key { certificate: text, basis }).filter(|known| now.seconds() <= known.until);
+        match (known.map(|known| known.who), xfcc) {
+            // Another header may bring the certificate that was missing; a proof holds whatever the header says.
+            (None | Some(Who::Invalid(Reason::UntrustedChain)), Some(_)) | (None, None) => {}
+            (Some(who), _) => return who,
         }
-        let who = match check(text, evidence, strict_basic_constraints, &bundles, now) {
-            Ok(peer) => Who::Proved(Arc::new(peer)),
+        let mut until = i64::MAX;
+        let who = match check(text, xfcc, evidence, strict_basic_constraints, &bundles, now) {
+            Ok((peer, chain_until)) => {
+                until = chain_until;
+                Who::Proved(Arc::new(peer))
+            }
             Err(Reason::NoUriSan) => Who::NoSvid(Reason::NoUriSan),
+            // What the header did wrong is not the certificate's.
+            Err(reason @ (Reason::XfccMalformed | Reason::XfccMismatch)) => return Who::Invalid(reason),
             Err(reason) => Who::Invalid(reason),
         };
-        self.checked.insert(Key { certificate: text.into(), basis }, who.clone());
+        self.checked.insert(Key { certificate: text.into(), basis }, Checked { who: who.clone(), until });
         who
     }
 }
 
-fn check(text: &str, evidence: Evidence, strict: bool, bundles: &Bundles, now: Now) -> Result<Peer, Reason> {
+fn check(
+    text: &str,
+    xfcc: Option<&str>,
+    evidence: Evidence,
+    strict: bool,
+    bundles: &Bundles,
+    now: Now,
+) -> Result<(Peer, i64), Reason> {
     let der = x509::decode(text)?;
     let (id, x509) = x509::svid(&der, strict)?;
+    let mut until = i64::MAX;
     if evidence == Evidence::Sidecar {
-        // Envoy sends the leaf only, so roots must have signed it themselves. The chain is judged at a moment when the
-        // leaf is valid: then the result holds at any time, and expiry is left to `X509::valid_at`.
+        // Envoy sends the leaf only: roots must have signed it themselves, or the header brings what is between. The chain
+        // is judged at a moment when the leaf is valid: then the result holds at any time, and expiry is left to
+        // `X509::valid_at`.
         let within = now.seconds().min(x509.not_after).max(x509.not_before);
         let within = Now::from_seconds(u64::try_from(within).unwrap_or_default());
-        bundles.verify(id.trust_domain(), &der, &[], within)?;
+        let (between, expiry) = between(xfcc, &der, now)?;
+        until = expiry;
+        bundles.verify(id.trust_domain(), &der, &between, within)?;
     }
-    Ok(Peer::new(id, evidence, Some(x509)))
+    Ok((Peer::new(id, evidence, Some(x509)), until))
+}
+
+/// The intermediates that the header brings, and the last second at which all of them are valid. An expired one is no
+/// help, and must not be taken at a moment that is not now.
+fn between(xfcc: Option<&str>, leaf: &CertificateDer<'_>, now: Now) -> Result<(Vec<CertificateDer<'static>>, i64), Reason> {
+    let Some(xfcc) = xfcc else { return Ok((Vec::new(), i64::MAX)) };
+    let mut until = i64::MAX;
+    let mut alive = xfcc::intermediates(xfcc, leaf)?;
+    alive.retain(|der| match x509::validity(der) {
+        Some((from, to)) if (from..=to).contains(&now.seconds()) => {
+            until = until.min(to);
+            true
+        }
+        _ => false,
+    });
+    Ok((alive, until))
 }
 
 /// What must hold at each call besides the certificate's own rules.
@@ -210,8 +259,8 @@ fn claims_spiffe(text: &str) -> bool {
     text.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("spiffe"))
 }
 
-fn weight(key: &Key<Box<str>>, who: &Who) -> u32 {
-    let text = match who {
+fn weight(key: &Key<Box<str>>, checked: &Checked) -> u32 {
+    let text = match &checked.who {
         Who::Proved(peer) => peer.id.path().len() + peer.x509.as_ref().map_or(0, |x509| x509.issuer.len() + x509.serial.len()),
         _ => 0,
     };

@@ -149,6 +149,10 @@ reasons! {
     SvidExpired => "svid_expired",
     /// The name constraints in the peer's chain do not permit it; URI name constraints never do.
     NameConstraints => "name_constraints",
+    /// The `x-forwarded-client-cert` header is not of Envoy's form, too long, or has too many elements.
+    XfccMalformed => "xfcc_malformed",
+    /// The last element of `x-forwarded-client-cert` is about another certificate than the peer's.
+    XfccMismatch => "xfcc_mismatch",
     /// The principal that Envoy sent is not the identity in the certificate.
     IdentityMismatch => "identity_mismatch",
     /// The record of the decision could not be written, and it had to be.

@@ -10,7 +10,7 @@ use crate::trust::testing::{Authority, BundleFolder, Leaf, NOW, escape, name_con
 const ID: &str = "spiffe://td.test/ns/a/sa/b";
 
 fn rules(proof: PeerProof) -> PeerRules {
-    PeerRules { proof, strict_basic_constraints: false }
+    PeerRules { proof, strict_basic_constraints: false, xfcc: Xfcc::Off }
 }
 
 fn source(certificate: &str, principal: &str) -> Endpoint {
@@ -30,7 +30,7 @@ fn outcome(who: Who) -> Result<String, Who> {
 }
 
 fn ask(identity: &Identity, text: &str, proof: PeerProof) -> Result<String, Who> {
-    outcome(identity.who(Some(&source(text, "")), &rules(proof), NOW))
+    outcome(identity.who(Some(&source(text, "")), None, &rules(proof), NOW))
 }
 
 fn dns(name: &str) -> SanType {
@@ -217,12 +217,12 @@ fn any_damage_to_a_certificate_is_decided() {
 fn strict_listeners_want_basic_constraints() {
     let root = Authority::new("root");
     let identity = identity(&BundleFolder::new(&[("td.test", &[&root])]));
-    let strict = PeerRules { proof: PeerProof::Sidecar, strict_basic_constraints: true };
+    let strict = PeerRules { proof: PeerProof::Sidecar, strict_basic_constraints: true, xfcc: Xfcc::Off };
     for (is_ca, expected) in [(IsCa::NoCa, false), (IsCa::ExplicitNoCa, true)] {
         let leaf = root.leaf(&[ID], |p| p.is_ca = is_ca);
         // The lenient answer must not be remembered for the strict listener.
         assert!(ask(&identity, &leaf.text(), PeerProof::Sidecar).is_ok());
-        let who = identity.who(Some(&source(&leaf.text(), "")), &strict, NOW);
+        let who = identity.who(Some(&source(&leaf.text(), "")), None, &strict, NOW);
         assert_eq!(matches!(who, Who::Proved(_)), expected, "{who:?}");
         assert!(expected || who == Who::Invalid(Reason::CaCertificate));
     }
@@ -248,10 +248,10 @@ fn principal_never_stands_in_for_a_certificate() {
         ("D 34 a DNS name", &svid, "td.test", mismatch()),
     ];
     for (name, certificate, principal, expected) in table {
-        let who = identity.who(Some(&source(certificate, principal)), &rules(PeerProof::Sidecar), NOW);
+        let who = identity.who(Some(&source(certificate, principal)), None, &rules(PeerProof::Sidecar), NOW);
         assert_eq!(outcome(who), expected.map(|()| format!("{ID} by sidecar")), "{name}");
     }
-    assert_eq!(identity.who(None, &rules(PeerProof::Sidecar), NOW), Who::Absent);
+    assert_eq!(identity.who(None, None, &rules(PeerProof::Sidecar), NOW), Who::Absent);
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn principal_is_believed_where_the_listener_says_so() {
         ("https://td.test/a", Err(Who::NoSvid(Reason::NoUriSan))),
     ];
     for (principal, expected) in table {
-        let who = identity.who(Some(&source("ignored", principal)), &rules(PeerProof::Principal), NOW);
+        let who = identity.who(Some(&source("ignored", principal)), None, &rules(PeerProof::Principal), NOW);
         if let Who::Proved(peer) = &who {
             assert_eq!(peer.x509, None);
         }
@@ -284,7 +284,7 @@ fn details_of_the_certificate_are_kept() {
     let root = Authority::new("root");
     let identity = identity(&BundleFolder::new(&[("td.test", &[&root])]));
     let leaf = root.svid(ID);
-    let Who::Proved(peer) = identity.who(Some(&source(&leaf.text(), ID)), &rules(PeerProof::Sidecar), NOW) else {
+    let Who::Proved(peer) = identity.who(Some(&source(&leaf.text(), ID)), None, &rules(PeerProof::Sidecar), NOW) else {
         panic!("not proved");
     };
     let x509 = peer.x509.as_ref().unwrap();
@@ -300,7 +300,7 @@ fn expiry_takes_effect_on_remembered_certificates() {
     let source = source(&root.svid(ID).text(), ID);
     let at = |offset: i64| {
         let now = Now::from_seconds(u64::try_from(NOW.seconds() + offset).unwrap());
-        outcome(identity.who(Some(&source), &rules(PeerProof::Sidecar), now)).map(drop)
+        outcome(identity.who(Some(&source), None, &rules(PeerProof::Sidecar), now)).map(drop)
     };
     // First seen before it is valid: that must not stick either.
     assert_eq!(at(-1801), Err(Who::Invalid(Reason::SvidNotYetValid)));
@@ -341,4 +341,36 @@ fn memory_for_remembered_certificates_is_bounded() {
     }
     identity.checked.run_pending_tasks();
     assert!(identity.checked.weighted_size() <= CACHE_BYTES);
+}
+
+#[test]
+fn intermediates_come_from_the_header_where_the_listener_says_so() {
+    let root = Authority::new("root");
+    let between = root.intermediate("between", |params| valid(params, -3600, 60));
+    let folder = BundleFolder::new(&[("td.test", &[&root])]);
+    let leaf = between.svid(ID);
+    let chain = escape(&format!("{}{}", leaf.certificate.pem(), between.certificate.pem()));
+    let hash = hex::encode(digest::digest(&digest::SHA256, leaf.der()));
+    let header = format!("Hash={hash};Chain=\"{chain}\"");
+    let wrong = format!("Hash={};Chain=\"{chain}\"", hash.replace(|c: char| c.is_ascii_digit(), "0"));
+    let (off, on) = (rules(PeerProof::Sidecar), PeerRules { xfcc: Xfcc::LastElement, ..rules(PeerProof::Sidecar) });
+    let later = Now::from_seconds(u64::try_from(NOW.seconds()).unwrap() + 61);
+    let identity = identity(&folder);
+    let ask = |header: Option<&str>, rules: &PeerRules, now| {
+        outcome(identity.who(Some(&source(&leaf.text(), "")), header, rules, now)).map_err(|who| match who {
+            Who::Invalid(reason) => reason,
+            other => panic!("{other:?}"),
+        })
+    };
+    for (name, header, rules, now, expected) in [
+        ("D 35, E-1: off by default", Some(&*header), off, NOW, Err(Reason::UntrustedChain)),
+        ("no header", None, on, NOW, Err(Reason::UntrustedChain)),
+        ("a refusal is not remembered against a better header", Some(&*header), on, NOW, Ok(())),
+        ("the proof is remembered", None, on, NOW, Ok(())),
+        ("until a certificate between expires", Some(&*header), on, later, Err(Reason::UntrustedChain)),
+        ("E-2: about another leaf", Some(&*wrong), on, later, Err(Reason::XfccMismatch)),
+        ("E-4: malformed", Some("Hash"), on, later, Err(Reason::XfccMalformed)),
+    ] {
+        assert_eq!(ask(header, &rules, now).map(drop), expected, "{name}");
+    }
 }

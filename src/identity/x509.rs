@@ -62,6 +62,12 @@ pub fn svid(der: &[u8], strict_basic_constraints: bool) -> Result<(SpiffeId, X50
     Ok((id, x509))
 }
 
+/// First and last second of validity of any certificate, in Unix time.
+pub fn validity(der: &[u8]) -> Option<(i64, i64)> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))
+}
+
 /// Reads the SPIFFE ID of a workload: with a path, and in its one canonical spelling. The crate also takes scheme and
 /// trust domain in upper case, but an SVID has to carry them in lower case (SPIFFE ID §2.1): what compares or logs the
 /// bytes of a certificate must see the same identity as we do.

@@ -458,7 +458,6 @@ async fn d57_d58_no_policy_denies_and_a_bad_one_never_displaces_a_good_one() {
 /// Cases that no test carries yet, and why.
 const LATER: &[(&str, &str)] = &[
     ("26", "gRPC bodies by descriptor and multipart come with the next piece; until then they are null"),
-    ("35", "XFCC comes with the identity piece, which needs its intermediates"),
     ("34b", "client_ip by trusted hops is asked for by no piece yet; source.address is the connection's peer"),
 ];
 

@@ -112,6 +112,31 @@ async fn certificates_that_prove_nothing_are_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn d35_intermediates_come_from_envoys_xfcc_and_a_forged_one_gains_nothing() {
+    let manager = "          forward_client_cert_details: SANITIZE_SET\n          set_current_client_cert_details: {chain: true, uri: true}\n";
+    for (xfcc, status, reason) in [("last_element", 200, "policy"), ("off", 403, "untrusted_chain")] {
+        let listener = format!("  peer: {{xfcc: {xfcc}}}\n");
+        let world = world!(&Setup { listener: &listener, ..Setup::default() }, &Options { manager, ..Options::default() });
+        let intermediate = world.doorward.ca.intermediate("example.org");
+        let mut leaf = intermediate.svid(WRITER);
+        leaf.certificate.push_str(&intermediate.pem);
+        let answer = world.envoy.client(&world.doorward, Some(&leaf), Http::Two).get("/read/1").await;
+        assert_eq!(answer.status, status, "{xfcc}: {answer:?}");
+        let stranger = crate::harness::ca::Ca::new("example.org").intermediate("example.org");
+        let forged = format!("Hash={};Chain=\"x\";URI={WRITER}", "0".repeat(64));
+        for leaf in [stranger.svid(WRITER), intermediate.svid(WRITER)] {
+            let request = request("GET", "/read/1").header("x-forwarded-client-cert", &forged).body(Full::default()).unwrap();
+            let refused = world.envoy.client(&world.doorward, Some(&leaf), Http::Two).send(request).await;
+            assert_eq!(refused.status, 403, "{xfcc}: {refused:?}");
+            let record = world.doorward.record(refused.decision());
+            assert_eq!(record["body"]["reason"], "untrusted_chain", "{xfcc}");
+        }
+        let first = &world.doorward.decisions()[0];
+        assert_eq!(first["body"]["reason"], reason, "{xfcc}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn grpc_calls_get_grpc_statuses() {
     let doorward = Doorward::start(&Setup { policy: Some(POLICY), ..Setup::default() });
     doorward.wait_ready();

@@ -10,7 +10,8 @@ use crate::harness::{
     eventually,
 };
 
-const IN_FORCE: &str = "package envoy.authz\nallow := {\"allowed\": input.parsed_path[0] != \"closed\", \"rule\": \"open\", \"headers\": {}}\n";
+const IN_FORCE: &str =
+    "package envoy.authz\nallow := {\"allowed\": input.parsed_path[0] != \"closed\", \"rule\": \"open\", \"headers\": {}}\n";
 
 /// Otherwise about `new`, with other headers about `header`, and without an end about `loop`.
 const CANDIDATE: &str = r#"package envoy.authz

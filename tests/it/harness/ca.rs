@@ -40,13 +40,17 @@ impl Leaf {
 
 impl Ca {
     pub fn new(domain: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name = named(&format!("{domain} authority"));
-        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into().unwrap())];
+        let params = authority(domain, "authority");
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// An authority that this one signed.
+    pub fn intermediate(&self, domain: &str) -> Self {
+        let params = authority(domain, "intermediate");
+        let key = KeyPair::generate().unwrap();
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
 
@@ -70,6 +74,16 @@ impl Ca {
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Leaf { certificate, key: key.serialize_pem() }
     }
+}
+
+fn authority(domain: &str, name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name = named(&format!("{domain} {name}"));
+    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into().unwrap())];
+    params.use_authority_key_identifier_extension = true;
+    params
 }
 
 pub fn uri(text: &str) -> SanType {

@@ -70,9 +70,9 @@ impl Client {
             .with_root_certificates(roots);
         let mut tls = match leaf {
             Some(leaf) => {
-                let certificate = CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap();
+                let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes()).map(Result::unwrap).collect();
                 let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
-                builder.with_client_auth_cert(vec![certificate], key).unwrap()
+                builder.with_client_auth_cert(chain, key).unwrap()
             }
             None => builder.with_no_client_auth(),
         };
