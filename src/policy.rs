@@ -9,8 +9,11 @@ pub mod decision;
 mod engine;
 pub mod input;
 mod load;
+mod names;
 mod problem;
 mod reload;
+mod rewrite;
+mod tree;
 mod wanted;
 
 pub use self::{

@@ -2,6 +2,10 @@
 //! its memory or panic. A function of ours overrides the engine's of the same name. Those that need only a bound are
 //! looked at first (`GUARDED`) and then answered by the engine.
 
+mod operator;
+pub(super) mod order;
+mod template;
+
 use std::sync::Arc;
 
 use regorus::{
@@ -43,7 +47,7 @@ impl From<&str> for Fault {
 }
 
 /// Every function of ours; none stands twice.
-const TABLES: &[&[Builtin]] = &[SAFE];
+const TABLES: &[&[Builtin]] = &[SAFE, operator::OPERATORS, template::TEMPLATE];
 
 const GUARDED: &[(&str, Guard)] = &[
     ("numbers.range", |args| Some(range_length(integer(args, 0)?, integer(args, 1)?, 1)? <= MAX_RANGE)),
@@ -86,9 +90,11 @@ pub(super) enum Errors {
     Strict,
 }
 
-/// Whether `name` is a function of ours.
-pub(super) fn exists(name: &str) -> bool {
-    TABLES.iter().copied().flatten().any(|builtin| builtin.name == name)
+/// How many arguments the function takes that authors may call by this name, if there is one.
+pub(super) fn arity(name: &str) -> Option<u8> {
+    let of_ours = TABLES.iter().copied().flatten().find(|builtin| builtin.name == name).map(|builtin| builtin.arity);
+    let is_operator = operator::OPERATORS.iter().any(|builtin| builtin.name == name);
+    of_ours.or_else(|| BUILTINS.get(name).map(|(_, arity)| *arity)).filter(|_| !is_operator)
 }
 
 /// Adds the functions of this module to an engine.
