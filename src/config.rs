@@ -286,11 +286,19 @@ pub struct PolicyLimits {
     pub total: Size,
     /// Deepest chain of rules calling rules.
     pub depth: u32,
+    /// Longest time to parse, check and compile the set.
+    pub compile: Span,
 }
 
 impl Default for PolicyLimits {
     fn default() -> Self {
-        Self { evaluation: Span::millis(50), file: Size::mib(16), total: Size::mib(256), depth: 128 }
+        Self {
+            evaluation: Span::millis(50),
+            file: Size::mib(16),
+            total: Size::mib(256),
+            depth: 128,
+            compile: Span::millis(10_000),
+        }
     }
 }
 

@@ -9,8 +9,13 @@ pub mod decision;
 mod engine;
 pub mod input;
 mod load;
+mod names;
+#[cfg(test)]
+mod oracle;
 mod problem;
 mod reload;
+mod rewrite;
+mod tree;
 mod wanted;
 
 pub use self::{

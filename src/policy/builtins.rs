@@ -2,6 +2,10 @@
 //! its memory or panic. A function of ours overrides the engine's of the same name. Those that need only a bound are
 //! looked at first (`GUARDED`) and then answered by the engine.
 
+mod operator;
+pub(super) mod order;
+mod template;
+
 use std::sync::Arc;
 
 use regorus::{
@@ -43,7 +47,7 @@ impl From<&str> for Fault {
 }
 
 /// Every function of ours; none stands twice.
-const TABLES: &[&[Builtin]] = &[SAFE];
+const TABLES: &[&[Builtin]] = &[SAFE, operator::OPERATORS, template::TEMPLATE];
 
 const GUARDED: &[(&str, Guard)] = &[
     ("numbers.range", |args| Some(range_length(integer(args, 0)?, integer(args, 1)?, 1)? <= MAX_RANGE)),
@@ -83,18 +87,19 @@ const SAFE: &[Builtin] = &[
 pub(super) enum Errors {
     Undefined,
     #[cfg(test)]
-    #[expect(dead_code, reason = "for OPA's suite, which comes with its own runner")]
     Strict,
 }
 
-/// Whether `name` is a function of ours.
-pub(super) fn exists(name: &str) -> bool {
-    TABLES.iter().copied().flatten().any(|builtin| builtin.name == name)
+/// How many arguments the function takes that authors may call by this name, if there is one.
+pub(super) fn arity(name: &str) -> Option<u8> {
+    let of_ours = TABLES.iter().copied().flatten().find(|builtin| builtin.name == name).map(|builtin| builtin.arity);
+    let is_operator = operator::OPERATORS.iter().any(|builtin| builtin.name == name);
+    of_ours.or_else(|| BUILTINS.get(name).map(|(_, arity)| *arity)).filter(|_| !is_operator)
 }
 
 /// Whether a call of `name` is answered by this module, and not by the engine alone.
 pub(super) fn overrides(name: &str) -> bool {
-    exists(name) || GUARDED.iter().any(|(guarded, _)| *guarded == name)
+    TABLES.iter().copied().flatten().any(|builtin| builtin.name == name) || GUARDED.iter().any(|(guarded, _)| *guarded == name)
 }
 
 /// Adds the functions of this module to an engine.

@@ -3,24 +3,22 @@
 //! compiling are `engine`'s.
 
 mod graph;
-mod names;
-mod negation;
+mod safety;
 mod text;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use regorus::unstable::{BUILTINS, Expr, Module, Rule, Span};
+use regorus::unstable::{Expr, Module, Rule};
 use serde_json::Value;
 
+use self::graph::{Graph, MAX_NESTING};
 pub(super) use self::text::check_text;
-use self::{
-    graph::{Graph, MAX_NESTING},
-    names::{Names, Path, Root, RuleKind, Rules, Scopes, Seen},
-};
 use super::{
     builtins,
     load::within,
-    problem::{Code, Problem},
+    names::{self, Names, Path, Root, RuleKind, Rules, Scopes, Seen},
+    problem::{Code, Problem, problem_at},
+    tree::constant_path,
 };
 
 /// Functions that would let a policy talk to the world outside while a call waits.
@@ -30,16 +28,21 @@ const IO_BUILTINS: [&str; 2] = ["http.send", "net.lookup_ip_addr"];
 const EXPERIMENTAL: [&str; 4] = ["future.keywords.not", "future.keywords.and", "future.keywords.or", "rego.v2"];
 
 /// One parsed module.
-pub(super) struct Parsed<'a> {
+pub(super) struct Parsed {
     pub(super) module: Module,
     /// The `roots` of its bundle.
-    pub(super) roots: Option<&'a [String]>,
+    pub(super) roots: Option<Arc<[String]>>,
 }
 
 /// Everything that is wrong with the set. `decision` is the path of the rule that decides.
-pub(super) fn check(modules: &[Parsed<'_>], data: &Value, decision: &[String], depth: u32) -> Vec<Problem> {
+pub(super) fn check<'m>(
+    modules: impl Iterator<Item = &'m Parsed> + Clone,
+    data: &Value,
+    decision: Option<&[String]>,
+    depth: u32,
+) -> Vec<Problem> {
     let too_deep: Vec<_> = modules
-        .iter()
+        .clone()
         .flat_map(|parsed| &parsed.module.policy)
         .filter(|rule| graph::nesting(rule) > MAX_NESTING)
         .map(|rule| problem_at(Code::TooDeep, rule.span(), format!("expressions nest deeper than {MAX_NESTING}; break them up")))
@@ -48,32 +51,28 @@ pub(super) fn check(modules: &[Parsed<'_>], data: &Value, decision: &[String], d
         // The other checks walk the expressions.
         return too_deep;
     }
-    let rules = rules(modules);
+    let rules = rules(modules.clone());
     let mut problems = Vec::new();
     let mut graph = Graph::default();
-    for parsed in modules {
+    for parsed in modules.clone() {
         check_module(parsed, data, &mut graph, &mut problems);
     }
     for parsed in modules {
         check_rules(&parsed.module, &rules, &mut graph, &mut problems);
     }
     problems.extend(graph.problems(depth));
-    problems.extend(check_decision(&rules, decision));
+    problems.extend(decision.and_then(|decision| check_decision(&rules, decision)));
     problems
 }
 
-pub(super) fn problem_at(code: Code, span: &Span, text: String) -> Problem {
-    Problem { code, file: span.source.get_path().clone(), line: span.line, column: span.col, text }
-}
-
-fn rules(modules: &[Parsed<'_>]) -> Rules {
+pub(super) fn rules<'m>(modules: impl Iterator<Item = &'m Parsed>) -> Rules {
     let mut rules = Rules::new();
-    for module in modules.iter().map(|parsed| &parsed.module) {
+    for module in modules.map(|parsed| &parsed.module) {
         let package = names::package(module);
         for rule in &module.policy {
             let kind = names::rule_kind(rule);
             let entry = rules.entry(names::rule_path(&package, rule)).or_insert(kind);
-            if kind == RuleKind::Function {
+            if matches!(kind, RuleKind::Function(_)) {
                 *entry = kind;
             }
         }
@@ -82,11 +81,11 @@ fn rules(modules: &[Parsed<'_>]) -> Rules {
 }
 
 /// What concerns a module as a whole: its package, its imports, and its place in the graph.
-fn check_module<'a>(parsed: &'a Parsed<'_>, data: &Value, graph: &mut Graph<'a>, problems: &mut Vec<Problem>) {
+fn check_module<'a>(parsed: &'a Parsed, data: &Value, graph: &mut Graph<'a>, problems: &mut Vec<Problem>) {
     let module = &parsed.module;
     let package = names::package(module);
     let place = module.package.refr.span();
-    if let Some(roots) = parsed.roots
+    if let Some(roots) = &parsed.roots
         && !within(roots, &package.join("/"))
     {
         let text =
@@ -100,7 +99,7 @@ fn check_module<'a>(parsed: &'a Parsed<'_>, data: &Value, graph: &mut Graph<'a>,
         problems.push(problem_at(Code::DataUnderPackage, place, text));
     }
     for import in &module.imports {
-        let path = names::constant_path(&import.refr).join(".");
+        let path = constant_path(&import.refr).join(".");
         if EXPERIMENTAL.contains(&path.as_str()) {
             let text = format!("`import {path}` changes the language in a way the engine does not know; remove it");
             problems.push(problem_at(Code::Unsupported, &import.span, text));
@@ -144,7 +143,7 @@ fn check_rules(module: &Module, rules: &Rules, graph: &mut Graph<'_>, problems: 
                 }
             }
             Seen::Call { function } => match resolve(function, &names, scopes) {
-                Callee::Rule(to) if rules.get(&to) == Some(&RuleKind::Function) => graph.add_need(rules, &path, &to),
+                Callee::Rule(to) if matches!(rules.get(&to), Some(RuleKind::Function(_))) => graph.add_need(rules, &path, &to),
                 Callee::Rule(to) => problems.push(unknown_function(function, &format!("data.{}", to.join(".")))),
                 Callee::Builtin(name) => problems.extend(check_builtin(function, &name)),
             },
@@ -154,7 +153,7 @@ fn check_rules(module: &Module, rules: &Rules, graph: &mut Graph<'_>, problems: 
                 }
             }
         });
-        problems.extend(negation::problems(rule, &names));
+        problems.extend(safety::problems(rule, &names));
     }
 }
 
@@ -163,8 +162,8 @@ enum Callee {
     Builtin(String),
 }
 
-fn resolve(function: &Expr, names: &Names, scopes: &Scopes<'_>) -> Callee {
-    let path = names::constant_path(function);
+fn resolve(function: &Expr, names: &Names<'_>, scopes: &Scopes<'_>) -> Callee {
+    let path = constant_path(function);
     let (first, rest) = path.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
     match names.root(first, scopes) {
         Root::Data(mut to) => {
@@ -180,7 +179,7 @@ fn check_builtin(function: &Expr, name: &str) -> Option<Problem> {
         let text = format!("`{name}` would make calls wait for the network; put what it fetches into the data instead");
         return Some(problem_at(Code::IoBuiltin, function.span(), text));
     }
-    let known = name == "print" || BUILTINS.contains_key(name) || builtins::exists(name);
+    let known = name == "print" || builtins::arity(name).is_some();
     (!known).then(|| unknown_function(function, name))
 }
 
@@ -190,14 +189,14 @@ fn unknown_function(function: &Expr, name: &str) -> Problem {
 }
 
 /// `with` may replace the input and documents. Replacing a function is for tests, and regorus and OPA differ in it.
-fn check_with(target: &Expr, names: &Names, scopes: &Scopes<'_>, rules: &Rules) -> Option<Problem> {
-    let path = names::constant_path(target);
+fn check_with(target: &Expr, names: &Names<'_>, scopes: &Scopes<'_>, rules: &Rules) -> Option<Problem> {
+    let path = constant_path(target);
     let is_function = match path.split_first() {
         Some((first, rest)) => match names.root(first, scopes) {
             Root::Input => false,
             Root::Data(mut to) => {
                 to.extend_from_slice(rest);
-                rules.get(&to) == Some(&RuleKind::Function)
+                matches!(rules.get(&to), Some(RuleKind::Function(_)))
             }
             Root::Local => true,
         },
@@ -214,7 +213,7 @@ fn check_decision(rules: &Rules, decision: &[String]) -> Option<Problem> {
     let name = format!("data.{}", decision.join("."));
     let text = match rules.get(decision) {
         Some(RuleKind::Value) => return None,
-        Some(RuleKind::Function) => format!("`{name}` is a function; name a rule in `policy.decision`"),
+        Some(RuleKind::Function(_)) => format!("`{name}` is a function; name a rule in `policy.decision`"),
         None => {
             let packages: BTreeSet<_> = rules.keys().filter(|path| path.len() > 1).map(|path| path.join("/")).collect();
             let mut known: Vec<_> = packages.into_iter().take(20).collect();

@@ -20,7 +20,9 @@ use std::{
 use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
 use tracing::debug;
 
-pub(super) use self::compile::MAX_COLUMNS;
+#[cfg(test)]
+pub(super) use self::compile::prepare;
+pub(super) use self::compile::{MAX_COLUMNS, one_line};
 use self::{
     bytecode::{Bytecode, Verdict},
     compile::Compiled,
@@ -29,7 +31,7 @@ use super::{input::Input, load::Sources, problem::LoadError, wanted::Wanted};
 use crate::{config, verdict::Reason};
 
 /// Work units of the interpreter between two looks at the clock; at 1000 the timer cannot be measured.
-const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(1000).unwrap();
+pub(super) const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(1000).unwrap();
 
 /// One revision of the policy, never changed.
 pub struct PolicySet {
@@ -117,7 +119,7 @@ impl PolicySet {
             // An answer that comes late may rest on a loop that was cut short.
             Ok(_) if start.elapsed() > limit => Err(Failure::timeout(limit)),
             Ok(Err(error)) if is_timeout(&error) => Err(Failure::timeout(limit)),
-            Ok(Err(error)) => Err(Failure { reason: Reason::PolicyError, detail: without_values(&compile::one_line(&error)) }),
+            Ok(Err(error)) => Err(Failure { reason: Reason::PolicyError, detail: without_values(&one_line(&error)) }),
             Ok(Ok(Value::Undefined)) => Ok(None),
             Ok(Ok(Value::Bool(answer))) => Ok(Some(serde_json::Value::Bool(answer))),
             Ok(Ok(value)) => answer::to_json(&value).map(Some),
@@ -182,7 +184,7 @@ fn is_timeout(error: &anyhow::Error) -> bool {
         || error.chain().any(|cause| cause.to_string().contains("execution exceeded time limit"))
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("the engine panicked").to_owned()
 }

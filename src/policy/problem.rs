@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use regorus::unstable::Span;
 use serde::Serialize;
 
 /// Why a policy set was refused. Prints one line for each problem.
@@ -30,6 +31,11 @@ impl Problem {
     pub(super) fn of_file(code: Code, file: impl Into<String>, text: impl Into<String>) -> Self {
         Self { code, file: file.into(), line: 0, column: 0, text: text.into() }
     }
+}
+
+/// A problem of the place that `span` begins at.
+pub(super) fn problem_at(code: Code, span: &Span, text: String) -> Problem {
+    Problem { code, file: span.source.get_path().clone(), line: span.line, column: span.col, text }
 }
 
 impl From<Problem> for LoadError {
@@ -99,6 +105,8 @@ codes! {
     Recursion => "recursion",
     /// Rules call each other, or expressions nest, deeper than is safe to evaluate.
     TooDeep => "too_deep",
+    /// The policy set takes longer to compile than `policy.limits.compile`.
+    TooSlow => "too_slow",
     /// A function that talks to the world outside.
     IoBuiltin => "io_builtin",
     /// A function that neither the engine nor the policy set has.
@@ -107,7 +115,9 @@ codes! {
     FunctionMock => "function_mock",
     /// Data at or below the path of a package.
     DataUnderPackage => "data_under_package",
-    /// A negation that would be true where OPA leaves it undefined.
+    /// A variable that nothing binds.
+    UnsafeVariable => "unsafe_variable",
+    /// A variable or wildcard that only a negation has.
     UnsafeNegation => "unsafe_negation",
     /// Rego that the engine is known to answer wrongly.
     Unsupported => "unsupported",

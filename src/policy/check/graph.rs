@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regorus::unstable::{Expr, Literal, Query, Rule, RuleHead, Span};
 
-use super::{
-    names::{Path, Rules, children, comprehension},
-    problem_at,
+use crate::policy::{
+    names::{Path, Rules},
+    problem::{Code, Problem, problem_at},
+    tree::{children, comprehension},
 };
-use crate::policy::problem::{Code, Problem};
 
 /// Deepest nesting of one expression. Every chained operator and every step of a reference nests once.
 pub(super) const MAX_NESTING: u32 = 250;

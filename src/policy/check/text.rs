@@ -6,10 +6,9 @@ use regorus::{
     unstable::{Lexer, TokenKind},
 };
 
-use super::problem_at;
 use crate::policy::{
     engine::MAX_COLUMNS,
-    problem::{Code, Problem},
+    problem::{Code, Problem, problem_at},
 };
 
 /// Most operators in one statement. What nests less but still too much is found in the parsed module.

@@ -19,7 +19,6 @@ use regorus::{
     Engine, PolicyLengthConfig, Rc, Value,
     languages::rego::compiler::Compiler,
     rvm::{Program, RegoVM},
-    unstable::Module,
     utils::limits::ExecutionTimerConfig,
 };
 use tracing::error;
@@ -51,19 +50,14 @@ pub(super) enum Verdict {
     None,
 }
 
-/// One module as the engine is given it.
-pub(super) struct Part<'a> {
-    pub(super) name: &'a str,
-    pub(super) text: &'a str,
-    pub(super) tree: &'a Module,
-}
-
 impl Bytecode {
-    /// Compiles what `rule` needs, if all of that is within the subset. `data` is the engine's whole document.
-    pub(super) fn compile(modules: &[Part<'_>], data: &Value, rule: &str, decision: &[String]) -> Option<Self> {
-        subset::check(modules, decision)?;
+    /// Compiles what `rule` needs of the modules (name and text), if all of that is within the subset. `data` is the
+    /// engine's whole document.
+    pub(super) fn compile(modules: &[(&str, &str)], data: &Value, rule: &str, decision: &[String]) -> Option<Self> {
+        let modules: Vec<_> = modules.iter().map(|(name, text)| subset::Part::parse(name, text)).collect::<Option<_>>()?;
+        subset::check(&modules, decision)?;
         let mut engine = Engine::new();
-        for module in modules {
+        for module in &modules {
             let text = subset::guard_bindings(module)?;
             engine.set_policy_length_config(PolicyLengthConfig {
                 max_col: MAX_COLUMNS,

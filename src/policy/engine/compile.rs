@@ -2,46 +2,73 @@
 
 use std::{
     num::{NonZeroU32, NonZeroUsize},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::mpsc,
     thread,
     time::Duration,
 };
 
-use regorus::{
-    Engine, PolicyLengthConfig, Rc, Source, Value,
-    unstable::{Module, Parser},
-};
+use regorus::{Engine, PolicyLengthConfig, Rc, Source, Value, unstable::Parser};
 
-use super::{
-    bytecode::{Bytecode, Part},
-    run,
-};
+use super::{bytecode::Bytecode, run};
 use crate::{
     config::{self, RegoVersion},
     policy::{
         builtins::{self, Errors},
-        check,
+        check::{self, Parsed},
         load::{self, Sources},
+        names::Names,
         problem::{Code, LoadError, Problem},
+        rewrite::{
+            self,
+            lexical::{self, Lowered},
+        },
     },
 };
 
 /// Longest line of a module in characters.
 pub(in crate::policy) const MAX_COLUMNS: NonZeroU32 = NonZeroU32::new(1 << 20).unwrap();
 pub(super) const MAX_LINES: NonZeroUsize = NonZeroUsize::new(1 << 20).unwrap();
+/// What the engine must take as one text in any case: OPA's suite asks with queries of its own.
+const MIN_FILE_BYTES: usize = 1 << 16;
 /// The stack that the deepest policy needs which passes the checks; decisions run on as much.
 const STACK: usize = 16 << 20;
 /// The first evaluation warms up and may share its processor with a start-up.
 const SMOKE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Parses, checks and compiles `sources`. Works on a thread of its own: on the caller's stack a deep policy could end the process.
+/// Parses, checks, rewrites and compiles `sources`. Works on a thread of its own: on the caller's stack a deep policy
+/// could end the process, and there it can be left behind when it takes too long.
 pub(super) fn compile(sources: Sources, config: &config::Policy) -> Result<Compiled, LoadError> {
     let internal = |text: String| LoadError::from(Problem::of_file(Code::Internal, "policy", text));
-    thread::scope(|scope| {
-        let worker = thread::Builder::new().name("policy-load".to_owned()).stack_size(STACK);
-        let worker = worker.spawn_scoped(scope, || compile_here(sources, config));
-        let worker = worker.map_err(|error| internal(format!("no thread to compile on: {error}")))?;
-        worker.join().unwrap_or_else(|panic| Err(internal(format!("the compiler panicked: {}", super::panic_text(&*panic)))))
-    })
+    let limit = config.limits.compile.duration();
+    let config = config.clone();
+    let (done, result) = mpsc::sync_channel(1);
+    let work = move || {
+        let result = catch_unwind(AssertUnwindSafe(|| compile_here(sources, &config)));
+        // Nobody waits for what took too long.
+        let _ = done.send(result);
+    };
+    let worker = thread::Builder::new().name("policy-load".to_owned()).stack_size(STACK).spawn(work);
+    drop(worker.map_err(|error| internal(format!("no thread to compile on: {error}")))?);
+    match result.recv_timeout(limit) {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => Err(internal(format!("the compiler panicked: {}", super::panic_text(&*panic)))),
+        Err(_) => {
+            let limit = humantime::format_duration(limit);
+            let text = format!("not compiled within {limit}; split what is largest, or raise `policy.limits.compile`");
+            Err(Problem::of_file(Code::TooSlow, "policy", text).into())
+        }
+    }
+}
+
+/// A module on its way to the engine.
+struct Unit {
+    name: String,
+    /// What its author wrote.
+    source: String,
+    /// What was parsed.
+    lowered: Lowered,
+    parsed: Parsed,
 }
 
 /// What a set is evaluated with.
@@ -54,63 +81,138 @@ pub(super) struct Compiled {
 
 fn compile_here(sources: Sources, config: &config::Policy) -> Result<Compiled, LoadError> {
     let decision: Vec<_> = config.decision.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
-    let mut problems = Vec::new();
-    let mut parsed = Vec::with_capacity(sources.modules.len());
-    for module in &sources.modules {
-        match parse(module, config.rego) {
-            Ok(tree) => parsed.push(check::Parsed { module: tree, roots: module.roots.as_deref() }),
-            Err(problem) => problems.push(problem),
-        }
-    }
-    // With a module missing, the others would seem to call functions and rules that do not exist.
-    if problems.is_empty() {
-        problems = check::check(&parsed, &sources.data, &decision, config.limits.depth);
-    }
-    if !problems.is_empty() {
-        return Err(LoadError { problems });
-    }
+    let Front { units, modules, data } = front(sources, config.rego, Some(&decision), config.limits.depth)?;
     let rule = rule_path(&decision);
-    let bytecode = (config.rego == RegoVersion::V1)
-        .then(|| {
-            let data = Value::from(sources.data.clone());
-            let parts: Vec<_> = parsed
-                .iter()
-                .zip(&sources.modules)
-                .map(|(parsed, module)| Part { name: &module.name, text: &module.text, tree: &parsed.module })
-                .collect();
-            Bytecode::compile(&parts, &data, &rule, &decision)
-        })
-        .flatten();
-    drop(parsed);
-    let mut engine = build(sources, config.rego)?;
-    engine
-        .compile_with_entrypoint(&Rc::from(rule.as_str()))
-        .map_err(|error| LoadError::from(from_engine(Code::Compile, &error, "policy")))?;
+    let bytecode = match config.rego {
+        RegoVersion::V1 => {
+            // What is within its subset needs no rewriting, and what was rewritten is not within it.
+            let plain: Vec<_> = units.iter().map(|unit| (unit.name.as_str(), unit.lowered.text.as_str())).collect();
+            Bytecode::compile(&plain, &Value::from(data.clone()), &rule, &decision)
+        }
+        RegoVersion::V0 => None,
+    };
+    let mut engine = build(modules, data, config.rego, Errors::Undefined)?;
+    let wrong = |code, error: &anyhow::Error| led_back(from_engine(code, error, "policy"), &units);
+    engine.compile_with_entrypoint(&Rc::from(rule.as_str())).map_err(|error| LoadError::from(wrong(Code::Compile, &error)))?;
     run(&mut engine, &rule, &Value::new_object(), SMOKE_LIMIT).map_err(|error| {
-        let mut problem = from_engine(Code::Smoke, &error, "policy");
+        let mut problem = wrong(Code::Smoke, &error);
         problem.text = format!("fails even for an empty input: {}", problem.text);
         LoadError::from(problem)
     })?;
     Ok(Compiled { engine, rule, bytecode })
 }
 
-fn parse(module: &load::Module, rego: RegoVersion) -> Result<Module, Problem> {
-    let wrong = |error: anyhow::Error| from_engine(Code::Parse, &error, &module.name);
-    let bytes = NonZeroUsize::new(module.text.len()).unwrap_or(NonZeroUsize::MIN);
-    let source = Source::from_contents_with_limits(module.name.clone(), module.text.clone(), bytes, MAX_LINES).map_err(wrong)?;
-    if let Some(problem) = check::check_text(&source) {
-        return Err(problem);
+/// What has been parsed, checked and rewritten.
+struct Front {
+    units: Vec<Unit>,
+    /// Name and text of each module as the engine shall read it.
+    modules: Vec<(String, String)>,
+    data: serde_json::Value,
+}
+
+fn front(sources: Sources, rego: RegoVersion, decision: Option<&[String]>, depth: u32) -> Result<Front, LoadError> {
+    let Sources { modules, data, .. } = sources;
+    let mut problems = Vec::new();
+    let mut units = Vec::with_capacity(modules.len());
+    for module in modules {
+        match parse(module, rego) {
+            Ok(unit) => units.push(unit),
+            Err(problem) => problems.push(problem),
+        }
     }
+    // With a module missing, the others would seem to call functions and rules that do not exist.
+    if problems.is_empty() {
+        problems = check::check(units.iter().map(|unit| &unit.parsed), &data, decision, depth);
+    }
+    if !problems.is_empty() {
+        return Err(LoadError { problems: problems.into_iter().map(|problem| led_back(problem, &units)).collect() });
+    }
+    let modules = rewrite_all(&units)?;
+    Ok(Front { units, modules, data })
+}
+
+/// An engine with all that a policy set goes through, for queries of OPA's suite.
+#[cfg(test)]
+pub(in crate::policy) fn prepare(sources: Sources, rego: RegoVersion, errors: Errors) -> Result<Engine, LoadError> {
+    let Front { units, modules, data } = front(sources, rego, None, 200)?;
+    let rules = check::rules(units.iter().map(|unit| &unit.parsed));
+    let mut engine = build(modules, data, rego, errors)?;
+    if let Some(path) = rules.keys().next() {
+        let rule = rule_path(path);
+        let error = engine.compile_with_entrypoint(&Rc::from(rule.as_str())).err();
+        // Names that are no paths of rules to the engine are OPA's too, as parts of others.
+        if let Some(error) = error.filter(|error| !error.to_string().contains("not a valid rule path")) {
+            return Err(from_engine(Code::Compile, &error, "policy").into());
+        }
+    }
+    Ok(engine)
+}
+
+/// Every module as the engine shall read it: its name and its text.
+fn rewrite_all(units: &[Unit]) -> Result<Vec<(String, String)>, LoadError> {
+    let rules = check::rules(units.iter().map(|unit| &unit.parsed));
+    let (mut modules, mut problems) = (Vec::with_capacity(units.len()), Vec::new());
+    for Unit { name, lowered, parsed, .. } in units {
+        let names = Names::of(&parsed.module, &rules);
+        match rewrite::rewrite(&parsed.module, &lowered.text, &names) {
+            // What was printed is as safe to parse as what was written, but that is cheap to make sure of.
+            Ok(text) => match source(name, &text) {
+                Ok(_) => modules.push((name.clone(), text)),
+                Err(problem) => problems.push(problem),
+            },
+            Err(found) => problems.extend(found),
+        }
+    }
+    if problems.is_empty() {
+        return Ok(modules);
+    }
+    Err(LoadError { problems: problems.into_iter().map(|problem| led_back(problem, units)).collect() })
+}
+
+/// The problem at the place where the author wrote what it is about.
+fn led_back(mut problem: Problem, units: &[Unit]) -> Problem {
+    if let Some(unit) = units.iter().find(|unit| unit.name == problem.file) {
+        (problem.line, problem.column) = unit.lowered.original(&unit.source, problem.line, problem.column);
+    }
+    problem
+}
+
+fn parse(module: load::Module, rego: RegoVersion) -> Result<Unit, Problem> {
+    let load::Module { name, text, roots } = module;
+    let lowered = lexical::lower(&text).map_err(|unreadable| {
+        let (line, column) = lexical::place(&text, unreadable.at);
+        Problem { line, column, ..Problem::of_file(Code::Parse, &name, unreadable.text) }
+    })?;
+    let wrong = |error: anyhow::Error| {
+        let mut problem = from_engine(Code::Parse, &error, &name);
+        (problem.line, problem.column) = lowered.original(&text, problem.line, problem.column);
+        problem
+    };
+    let source = source(&name, &lowered.text)?;
     let mut parser = Parser::new(&source).map_err(wrong)?;
     parser.set_max_col(MAX_COLUMNS);
     if rego == RegoVersion::V1 {
         parser.enable_rego_v1().map_err(wrong)?;
     }
-    parser.parse().map_err(wrong)
+    let module = parser.parse().map_err(wrong)?;
+    Ok(Unit { parsed: Parsed { module, roots }, name, source: text, lowered })
 }
 
-fn build(sources: Sources, rego: RegoVersion) -> Result<Engine, LoadError> {
-    let largest = sources.modules.iter().map(|module| module.text.len()).max().unwrap_or(0);
+/// Text that is safe to parse.
+fn source(name: &str, text: &str) -> Result<Source, Problem> {
+    let wrong = |error: anyhow::Error| from_engine(Code::Parse, &error, name);
+    let bytes = NonZeroUsize::new(text.len()).unwrap_or(NonZeroUsize::MIN);
+    let source = Source::from_contents_with_limits(name.to_owned(), text.to_owned(), bytes, MAX_LINES).map_err(wrong)?;
+    check::check_text(&source).map_or(Ok(source), Err)
+}
+
+fn build(
+    modules: Vec<(String, String)>,
+    data: serde_json::Value,
+    rego: RegoVersion,
+    errors: Errors,
+) -> Result<Engine, LoadError> {
+    let largest = modules.iter().map(|(_, text)| text.len()).max().unwrap_or(0).max(MIN_FILE_BYTES);
     let mut engine = Engine::new();
     engine.set_rego_v0(rego == RegoVersion::V0);
     engine.set_policy_length_config(PolicyLengthConfig {
@@ -119,17 +221,15 @@ fn build(sources: Sources, rego: RegoVersion) -> Result<Engine, LoadError> {
         max_lines: MAX_LINES,
     });
     // As in OPA, a function that fails is undefined.
-    engine.set_strict_builtin_errors(false);
+    engine.set_strict_builtin_errors(errors != Errors::Undefined);
     // Otherwise `print` would write to standard error at each call.
     engine.set_gather_prints(true);
-    builtins::install(&mut engine, Errors::Undefined)
-        .map_err(|text| LoadError::from(Problem::of_file(Code::Internal, "policy", text)))?;
-    for module in sources.modules {
-        let name = module.name.clone();
-        engine.add_policy(module.name, module.text).map_err(|error| LoadError::from(from_engine(Code::Parse, &error, &name)))?;
+    builtins::install(&mut engine, errors).map_err(|text| LoadError::from(Problem::of_file(Code::Internal, "policy", text)))?;
+    for (name, text) in modules {
+        engine.add_policy(name.clone(), text).map_err(|error| LoadError::from(from_engine(Code::Parse, &error, &name)))?;
     }
     // The conversion turns what it cannot hold into `undefined`, which is no object and refused.
-    engine.add_data(Value::from(sources.data)).map_err(|error| LoadError::from(from_engine(Code::Conflict, &error, "data")))?;
+    engine.add_data(Value::from(data)).map_err(|error| LoadError::from(from_engine(Code::Conflict, &error, "data")))?;
     Ok(engine)
 }
 
@@ -162,7 +262,7 @@ fn from_engine(code: Code, error: &anyhow::Error, file: &str) -> Problem {
 }
 
 /// An error of the engine as one line with its place.
-pub(super) fn one_line(error: &anyhow::Error) -> String {
+pub(in crate::policy) fn one_line(error: &anyhow::Error) -> String {
     let Problem { file, line, text, .. } = from_engine(Code::Internal, error, "");
     if line == 0 { text } else { format!("{file}:{line}: {text}") }
 }

@@ -32,12 +32,12 @@ pub(in crate::policy) fn load(files: &[(&str, &str)], decision: &str) -> Result<
     PolicySet::load(&config(folder.path(), decision))
 }
 
-fn input(json: &str) -> Input {
+pub(in crate::policy) fn input(json: &str) -> Input {
     Input(Value::from_json_str(json).unwrap())
 }
 
 /// The answer of `allow` in package `t` for `json`.
-fn evaluate(rego: &str, json: &str) -> Result<Option<serde_json::Value>, Failure> {
+pub(in crate::policy) fn evaluate(rego: &str, json: &str) -> Result<Option<serde_json::Value>, Failure> {
     load(&[("t.rego", &format!("package t\n{rego}"))], "t/allow").unwrap().evaluate(&input(json), LIMIT)
 }
 
@@ -207,7 +207,7 @@ fn mistakes_have_a_place() {
         ("package t\n\nallow if {\n", Code::Parse, 3),
         ("package t\nallow if input.x ===\n", Code::Parse, 2),
         ("", Code::Parse, 1),
-        ("package t\nallow if { x == 1 }\n", Code::Compile, 2),
+        ("package t\nallow if { x == 1 }\n", Code::UnsafeVariable, 2),
         ("package t\nallow := 1\nallow := 2\n", Code::Smoke, 0),
     ] {
         let problems = load(&[("t.rego", rego)], "t/allow").err().unwrap_or_else(|| panic!("{rego}")).problems;

@@ -13,11 +13,31 @@ use regorus::{
     unstable::{AssignOp, BUILTINS, BoolOp, Expr, Literal, LiteralStmt, Module, Parser, Query, Rule, RuleHead},
 };
 
-use super::Part;
-use crate::policy::{builtins, engine::MAX_COLUMNS};
+use crate::policy::{
+    builtins,
+    engine::{MAX_COLUMNS, compile::MAX_LINES},
+};
 
 /// Arguments of a function: beyond it the compiled call is wrong.
 const MAX_ARGUMENTS: usize = 8;
+
+/// One module, parsed.
+pub(super) struct Part<'a> {
+    pub(super) name: &'a str,
+    text: &'a str,
+    tree: Module,
+}
+
+impl<'a> Part<'a> {
+    pub(super) fn parse(name: &'a str, text: &'a str) -> Option<Self> {
+        let bytes = NonZeroUsize::new(text.len())?;
+        let source = Source::from_contents_with_limits(name.to_owned(), text.to_owned(), bytes, MAX_LINES).ok()?;
+        let mut parser = Parser::new(&source).ok()?;
+        parser.set_max_col(MAX_COLUMNS);
+        parser.enable_rego_v1().ok()?;
+        Some(Self { name, text, tree: parser.parse().ok()? })
+    }
+}
 
 /// Names that other rules go by, as `data` paths.
 type Path = Vec<String>;
@@ -45,14 +65,14 @@ pub(super) fn check(modules: &[Part<'_>], decision: &[String]) -> Option<()> {
 
 type Rules<'a> = BTreeMap<Path, Vec<(&'a Module, &'a Rule)>>;
 
-fn rules<'a>(modules: &[Part<'a>]) -> Option<Rules<'a>> {
+fn rules<'a>(modules: &'a [Part<'_>]) -> Option<Rules<'a>> {
     let mut rules = Rules::new();
     for part in modules {
-        let package = package(part.tree)?;
+        let package = package(&part.tree)?;
         for rule in &part.tree.policy {
             let mut path = package.clone();
             path.extend(named(head(rule)).0);
-            rules.entry(path).or_default().push((part.tree, rule));
+            rules.entry(path).or_default().push((&part.tree, rule));
         }
     }
     Some(rules)
@@ -361,7 +381,7 @@ fn constants(expr: &Expr) -> (Path, bool) {
 /// does not. Nothing else is changed, which is made sure by parsing it again.
 pub(super) fn guard_bindings(part: &Part<'_>) -> Option<String> {
     let mut inserts = Vec::new();
-    for query in queries(part.tree) {
+    for query in queries(&part.tree) {
         let mut bound = false;
         for statement in &query.stmts {
             if let Some(name) = binding(statement) {
@@ -430,18 +450,8 @@ fn end_of(text: &str, statement: &LiteralStmt) -> Option<usize> {
 
 /// Whether `text` is the module with exactly the guards added.
 fn is_guarded(part: &Part<'_>, text: &str) -> Option<bool> {
-    let source = Source::from_contents_with_limits(
-        part.name.to_owned(),
-        text.to_owned(),
-        NonZeroUsize::new(text.len())?,
-        crate::policy::engine::compile::MAX_LINES,
-    )
-    .ok()?;
-    let mut parser = Parser::new(&source).ok()?;
-    parser.set_max_col(MAX_COLUMNS);
-    parser.enable_rego_v1().ok()?;
-    let tree = parser.parse().ok()?;
-    let (before, after): (Vec<_>, Vec<_>) = (queries(part.tree).collect(), queries(&tree).collect());
+    let tree = Part::parse(part.name, text)?.tree;
+    let (before, after): (Vec<_>, Vec<_>) = (queries(&part.tree).collect(), queries(&tree).collect());
     let same = before.len() == after.len()
         && before.iter().zip(after).all(|(before, after)| {
             let mut rest = after.stmts.iter();

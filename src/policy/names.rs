@@ -3,10 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use regorus::{
-    Value,
-    unstable::{AssignOp, Expr, Literal, LiteralStmt, Module, Query, Ref, Rule, RuleHead, Span},
-};
+use regorus::unstable::{AssignOp, Expr, Literal, LiteralStmt, Module, Query, Ref, Rule, RuleHead, Span};
+
+use super::tree::{Step, children, constant_path, head, pattern_names, steps};
 
 /// A path below `data`, its parts unquoted.
 pub(super) type Path = Vec<String>;
@@ -17,7 +16,8 @@ pub(super) type Rules = BTreeMap<Path, RuleKind>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RuleKind {
     Value,
-    Function,
+    /// With so many arguments.
+    Function(usize),
 }
 
 /// The path of a module's package.
@@ -36,23 +36,17 @@ pub(super) fn rule_path(package: &[String], rule: &Rule) -> Path {
     path
 }
 
-pub(super) fn head(rule: &Rule) -> &Expr {
-    match rule {
-        Rule::Spec { head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. }, .. }
-        | Rule::Default { refr, .. } => refr,
-    }
-}
-
 pub(super) fn rule_kind(rule: &Rule) -> RuleKind {
     match rule {
-        Rule::Spec { head: RuleHead::Func { .. }, .. } => RuleKind::Function,
-        Rule::Default { args, .. } if !args.is_empty() => RuleKind::Function,
+        Rule::Spec { head: RuleHead::Func { args, .. }, .. } => RuleKind::Function(args.len()),
+        Rule::Default { args, .. } if !args.is_empty() => RuleKind::Function(args.len()),
         _ => RuleKind::Value,
     }
 }
 
 /// What the names of one module lead to.
-pub(super) struct Names {
+pub(super) struct Names<'r> {
+    rules: &'r Rules,
     package: Path,
     imports: BTreeMap<String, Root>,
     /// First parts of the rule heads of the whole package, of all its modules.
@@ -67,8 +61,8 @@ pub(super) enum Root {
     Local,
 }
 
-impl Names {
-    pub(super) fn of(module: &Module, rules: &Rules) -> Self {
+impl<'r> Names<'r> {
+    pub(super) fn of(module: &Module, rules: &'r Rules) -> Self {
         let package = package(module);
         let mut imports = BTreeMap::new();
         for import in &module.imports {
@@ -89,7 +83,38 @@ impl Names {
             .take_while(|(path, _)| path.starts_with(&package))
             .filter_map(|(path, _)| path.get(package.len()).cloned())
             .collect();
-        Self { package, imports, own }
+        Self { rules, package, imports, own }
+    }
+
+    /// Whether `name`, where it is not local, is the input, a document, a rule or an import.
+    pub(super) fn leads_to_document(&self, name: &str) -> bool {
+        matches!(name, "input" | "data") || self.imports.contains_key(name) || self.own.contains(name)
+    }
+
+    /// Whether what `with` may replace here is the input or a document, and not a function.
+    pub(super) fn is_document(&self, target: &Expr) -> bool {
+        let path = constant_path(target);
+        let Some((first, rest)) = path.split_first() else { return false };
+        match self.root(first, &Scopes::default()) {
+            Root::Input => true,
+            Root::Local => false,
+            Root::Data(mut to) => {
+                to.extend_from_slice(rest);
+                !matches!(self.rules.get(&to), Some(RuleKind::Function(_)))
+            }
+        }
+    }
+
+    /// How many arguments the function of the set takes that is called so.
+    pub(super) fn function(&self, function: &Expr) -> Option<usize> {
+        let path = constant_path(function);
+        let (first, rest) = path.split_first()?;
+        let Root::Data(mut to) = self.root(first, &Scopes::default()) else { return None };
+        to.extend_from_slice(rest);
+        match self.rules.get(&to) {
+            Some(RuleKind::Function(arity)) => Some(*arity),
+            _ => None,
+        }
     }
 
     /// What `name` means where `scopes` are the local names.
@@ -111,27 +136,15 @@ impl Names {
     }
 }
 
-/// What is around a place: the local names, innermost last, and whether a `not` is.
+/// The local names around a place, innermost last.
 #[derive(Default)]
 pub(super) struct Scopes<'a> {
     names: Vec<HashSet<&'a str>>,
-    /// Those of `names` that a bare `some x` declares, which gives them no value.
-    unbound: Vec<HashSet<&'a str>>,
-    negations: u32,
 }
 
 impl Scopes<'_> {
     pub(super) fn declares(&self, name: &str) -> bool {
         self.names.iter().any(|scope| scope.contains(name))
-    }
-
-    /// Whether the declaration of `name` itself gives it a value, as an argument's does.
-    pub(super) fn binds(&self, name: &str) -> bool {
-        self.declares(name) && !self.unbound.iter().any(|scope| scope.contains(name))
-    }
-
-    pub(super) fn is_negated(&self) -> bool {
-        self.negations > 0
     }
 }
 
@@ -200,13 +213,10 @@ struct Walk<'a, 's> {
 impl<'a> Walk<'a, '_> {
     /// Walks a query, then `rest` with the query's names still in sight.
     fn within(&mut self, query: &'a Query, rest: impl FnOnce(&mut Self)) {
-        let (names, unbound) = declared(query);
-        self.scopes.names.push(names);
-        self.scopes.unbound.push(unbound);
+        self.scopes.names.push(declared(query));
         query.stmts.iter().for_each(|statement| self.statement(statement));
         rest(self);
         self.scopes.names.pop();
-        self.scopes.unbound.pop();
     }
 
     fn statement(&mut self, statement: &'a LiteralStmt) {
@@ -216,12 +226,7 @@ impl<'a> Walk<'a, '_> {
             Literal::SomeIn { key, value, collection, .. } => {
                 key.iter().chain([value, collection]).for_each(|expr| self.expr(expr));
             }
-            Literal::Expr { expr, .. } => self.expr(expr),
-            Literal::NotExpr { expr, .. } => {
-                self.scopes.negations += 1;
-                self.expr(expr);
-                self.scopes.negations -= 1;
-            }
+            Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => self.expr(expr),
             Literal::Every { key, value, domain, query, .. } => {
                 self.expr(domain);
                 self.scopes.names.push(key.iter().chain([value]).map(Span::text).collect());
@@ -266,95 +271,13 @@ impl<'a> Walk<'a, '_> {
     }
 }
 
-/// One step of a reference, `.name` or `[index]`.
-pub(super) enum Step<'a> {
-    Name(&'a str),
-    Index(&'a Expr),
-}
-
-impl<'a> Step<'a> {
-    fn name(&self) -> Option<&'a str> {
-        match self {
-            Self::Name(name) => Some(name),
-            Self::Index(Expr::String { value: Value::String(name), .. } | Expr::RawString { value: Value::String(name), .. }) => {
-                Some(name)
-            }
-            Self::Index(_) => None,
-        }
-    }
-}
-
-/// The base of a reference and its steps from left to right.
-pub(super) fn steps(expr: &Expr) -> (&Expr, Vec<Step<'_>>) {
-    let mut steps = Vec::new();
-    let mut base = expr;
-    loop {
-        base = match base {
-            Expr::RefDot { refr, field, .. } => {
-                steps.push(Step::Name(field.0.text()));
-                refr
-            }
-            Expr::RefBrack { refr, index, .. } => {
-                steps.push(Step::Index(index));
-                refr
-            }
-            _ => break,
-        };
-    }
-    steps.reverse();
-    (base, steps)
-}
-
-/// `["a", "b"]` of `a.b`, `a["b"]` or `a.b[x].c`.
-pub(super) fn constant_path(expr: &Expr) -> Path {
-    let (base, steps) = steps(expr);
-    let root = match base {
-        Expr::Var { span, .. } => Some(span.text()),
-        _ => None,
-    };
-    root.into_iter().chain(steps.iter().map_while(|step| step.name())).map(str::to_owned).collect()
-}
-
-/// What an expression is made of, without the queries of comprehensions and without a call's function.
-pub(super) fn children(expr: &Expr) -> Vec<&Ref<Expr>> {
-    match expr {
-        Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().collect(),
-        Expr::Object { fields, .. } => fields.iter().flat_map(|(_, key, value)| [key, value]).collect(),
-        Expr::Call { params, .. } => params.iter().collect(),
-        Expr::UnaryExpr { expr, .. } => vec![expr],
-        Expr::RefDot { refr, .. } => vec![refr],
-        Expr::RefBrack { refr, index, .. } => vec![refr, index],
-        Expr::BinExpr { lhs, rhs, .. }
-        | Expr::BoolExpr { lhs, rhs, .. }
-        | Expr::ArithExpr { lhs, rhs, .. }
-        | Expr::AssignExpr { lhs, rhs, .. } => vec![lhs, rhs],
-        Expr::Membership { key, value, collection, .. } => key.iter().chain([value, collection]).collect(),
-        Expr::ArrayCompr { term, .. } | Expr::SetCompr { term, .. } => vec![term],
-        Expr::ObjectCompr { key, value, .. } => vec![key, value],
-        Expr::String { .. }
-        | Expr::RawString { .. }
-        | Expr::Number { .. }
-        | Expr::Bool { .. }
-        | Expr::Null { .. }
-        | Expr::Var { .. } => Vec::new(),
-    }
-}
-
-/// The query of a comprehension.
-pub(super) fn comprehension(expr: &Expr) -> Option<&Query> {
-    match expr {
-        Expr::ArrayCompr { query, .. } | Expr::SetCompr { query, .. } | Expr::ObjectCompr { query, .. } => Some(query),
-        _ => None,
-    }
-}
-
-/// Names that a query declares for itself, and those of them that a bare `some x` declares. They hide rules and imports
-/// of the same name in the whole query.
-fn declared(query: &Query) -> (HashSet<&str>, HashSet<&str>) {
-    let (mut names, mut unbound) = (HashSet::new(), HashSet::new());
+/// Names that a query declares for itself, by `some` or `:=`. They hide rules and imports of the same name in the whole
+/// query.
+pub(super) fn declared(query: &Query) -> HashSet<&str> {
+    let mut names = HashSet::new();
     for statement in &query.stmts {
         match &statement.literal {
-            Literal::SomeVars { vars, .. } => unbound.extend(vars.iter().map(Span::text)),
+            Literal::SomeVars { vars, .. } => names.extend(vars.iter().map(Span::text)),
             Literal::SomeIn { key, value, .. } => key.iter().chain([value]).for_each(|expr| pattern_names(expr, &mut names)),
             Literal::Expr { expr, .. } => {
                 if let Expr::AssignExpr { op: AssignOp::ColEq, lhs, .. } = expr.as_ref() {
@@ -364,16 +287,5 @@ fn declared(query: &Query) -> (HashSet<&str>, HashSet<&str>) {
             Literal::NotExpr { .. } | Literal::Every { .. } => {}
         }
     }
-    names.extend(&unbound);
-    (names, unbound)
-}
-
-/// The variables of a pattern such as `[x, {"a": y}]`.
-fn pattern_names<'a>(expr: &'a Expr, names: &mut HashSet<&'a str>) {
-    match expr {
-        Expr::Var { span, .. } => drop(names.insert(span.text())),
-        Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().for_each(|item| pattern_names(item, names)),
-        Expr::Object { fields, .. } => fields.iter().for_each(|(_, _, value)| pattern_names(value, names)),
-        _ => {}
-    }
+    names
 }

@@ -1,0 +1,326 @@
+//! Rego rewritten so that the engine answers it as OPA does. What the engine reads as OPA would stays as its author wrote
+//! it; only the statements and heads that hold something else are printed anew, from the syntax tree, each in the lines
+//! it had. What cannot be rewritten is told as a problem; what must be refused for other reasons is `check`'s.
+
+mod collection;
+pub(super) mod lexical;
+mod negation;
+mod operator;
+mod pattern;
+mod print;
+
+use std::{collections::HashSet, fmt::Write};
+
+use regorus::unstable::{Expr, Literal, LiteralStmt, Module, Query, Rule, RuleAssign, RuleBody, RuleHead, Span};
+
+use super::{
+    names::{Names, declared},
+    problem::Problem,
+    tree::pattern_names,
+};
+
+/// The text of a module as the engine shall read it. `text` is what `module` was parsed from.
+pub(super) fn rewrite<'a>(module: &'a Module, text: &'a str, names: &'a Names<'a>) -> Result<String, Vec<Problem>> {
+    let mut rewriter = Rewriter::new(text, names, module.rego_v1);
+    for rule in &module.policy {
+        rewriter.rule(rule);
+    }
+    if rewriter.problems.is_empty() { Ok(rewriter.apply()) } else { Err(rewriter.problems) }
+}
+
+/// One replacement in the text, in bytes.
+struct Edit {
+    start: usize,
+    end: usize,
+    text: String,
+}
+
+struct Rewriter<'a> {
+    text: &'a str,
+    names: &'a Names<'a>,
+    rego_v1: bool,
+    /// Names that are local where the rewriter stands, innermost scope last.
+    locals: Vec<HashSet<&'a str>>,
+    /// What begins the names of our variables; no name of the author does.
+    prefix: String,
+    /// How many variables of ours there are.
+    variables: u32,
+    /// How often something was printed other than its author wrote it.
+    changes: u32,
+    /// The line that printing has reached; `None` where everything goes on one line.
+    line: Option<u32>,
+    /// What the statement at hand needs bound before it.
+    before: Vec<String>,
+    /// The `with` of the statement at hand.
+    with: String,
+    /// Whether what is printed is a term of a head or comprehension.
+    in_term: bool,
+    edits: Vec<Edit>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Rewriter<'a> {
+    fn new(text: &'a str, names: &'a Names<'a>, rego_v1: bool) -> Self {
+        let mut prefix = "__v".to_owned();
+        while text.contains(&prefix) {
+            prefix.push('_');
+        }
+        Self {
+            text,
+            names,
+            rego_v1,
+            locals: Vec::new(),
+            prefix,
+            variables: 0,
+            changes: 0,
+            line: None,
+            before: Vec::new(),
+            with: String::new(),
+            in_term: false,
+            edits: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn apply(mut self) -> String {
+        self.edits.sort_by_key(|edit| edit.start);
+        let mut done = String::with_capacity(self.text.len() + self.text.len() / 4);
+        let mut at = 0;
+        for Edit { start, end, text } in &self.edits {
+            done.push_str(self.text.get(at..*start).unwrap_or_default());
+            done.push_str(text);
+            at = *end;
+        }
+        done.push_str(self.text.get(at..).unwrap_or_default());
+        done
+    }
+
+    fn rule(&mut self, rule: &'a Rule) {
+        let Rule::Spec { head, bodies, .. } = rule else { return };
+        let mut names = HashSet::new();
+        if let RuleHead::Func { args, .. } = head {
+            args.iter().for_each(|arg| pattern_names(arg, &mut names));
+        }
+        self.locals.push(names);
+        let (prologue, epilogue) = self.head(head, bodies);
+        for body in bodies {
+            self.body(body, &prologue, if body.is_else { "" } else { &epilogue });
+        }
+        self.locals.pop();
+    }
+
+    /// Rewrites a head; the answers are what each body must begin with, where an argument was a pattern, and what the
+    /// bodies must end with, where the head holds what is bound better there.
+    fn head(&mut self, head: &'a RuleHead, bodies: &'a [RuleBody]) -> (String, String) {
+        let (RuleHead::Compr { span, .. } | RuleHead::Set { span, .. } | RuleHead::Func { span, .. }) = head;
+        let (mut prologue, mut epilogue) = (String::new(), String::new());
+        self.locals.push(bodies.first().map(|body| declared(&body.query)).unwrap_or_default());
+        let (start, end) = self.extent(span, false);
+        self.replace(start, end, |this| {
+            this.in_term = true;
+            let mut text = match head {
+                RuleHead::Compr { refr, assign, .. } => this.head_reference(refr) + &this.assign(assign.as_ref()),
+                RuleHead::Set { refr, key: None, .. } => this.head_reference(refr),
+                RuleHead::Set { refr, key: Some(key), .. } => {
+                    let after = this.text.get(refr.span().end as usize..).unwrap_or_default().trim_start();
+                    let bracketed = !after.starts_with("contains");
+                    let (refr, key) = (this.head_reference(refr), this.top(key));
+                    if bracketed { format!("{refr}[{key}]") } else { format!("{refr} contains {key}") }
+                }
+                RuleHead::Func { refr, args, assign, .. } => {
+                    let refr = this.head_reference(refr);
+                    let (args, taken_apart) = this.arguments(args);
+                    prologue = taken_apart;
+                    format!("{refr}({}){}", args.join(", "), this.assign(assign.as_ref()))
+                }
+            };
+            this.in_term = false;
+            epilogue = std::mem::take(&mut this.before).join("; ");
+            if bodies.is_empty() && !(prologue.is_empty() && epilogue.is_empty()) {
+                let _ = write!(text, "{} {{ {} }}", this.condition(), joined([&prologue, &epilogue]));
+            }
+            text
+        });
+        self.locals.pop();
+        (prologue, epilogue)
+    }
+
+    /// The name of a rule; what is in its brackets is printed as the terms that they are.
+    fn head_reference(&mut self, expr: &'a Expr) -> String {
+        match expr {
+            Expr::RefDot { refr, field, .. } => self.head_reference(refr) + "." + field.0.text(),
+            Expr::RefBrack { refr, index, .. } => {
+                let refr = self.head_reference(refr);
+                format!("{refr}[{}]", self.top(index))
+            }
+            _ => self.expr(expr),
+        }
+    }
+
+    /// What stands before a body.
+    fn condition(&self) -> &'static str {
+        if self.rego_v1 { " if" } else { "" }
+    }
+
+    fn assign(&mut self, assign: Option<&'a RuleAssign>) -> String {
+        assign.map_or_else(String::new, |RuleAssign { op, value, .. }| format!(" {} {}", print::assignment(op), self.top(value)))
+    }
+
+    fn body(&mut self, body: &'a RuleBody, prologue: &str, epilogue: &str) {
+        let query = &body.query;
+        self.locals.push(declared(query));
+        let mut of_assign = String::new();
+        if let Some(assign) = &body.assign {
+            let (start, end) = self.extent(&assign.span, false);
+            self.replace(start, end, |this| {
+                this.in_term = true;
+                let text = this.assign(Some(assign)).trim_start().to_owned();
+                this.in_term = false;
+                of_assign = std::mem::take(&mut this.before).join("; ");
+                text
+            });
+        }
+        let epilogue = joined([epilogue, &of_assign]);
+        let surrounded = !(prologue.is_empty() && epilogue.is_empty());
+        let bare = query.stmts.first().is_some_and(|first| first.span.start == query.span.start);
+        let insert = |at: usize, text: String| Edit { start: at, end: at, text };
+        if query.stmts.is_empty() && surrounded {
+            let text = format!("{} {{ {} }}", self.condition(), joined([prologue, &epilogue]));
+            self.edits.push(insert(self.extent(&body.span, false).1, text));
+        } else if surrounded && !bare {
+            if !prologue.is_empty() {
+                self.edits.push(insert(query.span.start as usize + 1, format!(" {prologue}; ")));
+            }
+            if !epilogue.is_empty() {
+                self.edits.push(insert((query.span.end as usize).saturating_sub(1), format!("; {epilogue} ")));
+            }
+        }
+        for statement in &query.stmts {
+            let (start, end) = self.extent(&statement.span, matches!(statement.literal, Literal::Expr { .. }));
+            self.replace(start, end, |this| {
+                let text = this.statement(statement);
+                if !bare {
+                    return text;
+                }
+                this.changes += u32::from(surrounded);
+                format!("{{ {} }}", joined([prologue, &text, &epilogue]))
+            });
+        }
+        self.locals.pop();
+    }
+
+    /// Replaces a part of the text by what `print` makes of it, if that is anything else, and keeps its lines.
+    fn replace(&mut self, start: usize, end: usize, print: impl FnOnce(&mut Self) -> String) {
+        let (variables, changes) = (self.variables, self.changes);
+        let old = self.text.get(start..end).unwrap_or_default();
+        let before = self.text.get(..start).unwrap_or_default();
+        let first = line_count(before) + 1;
+        self.line = Some(first);
+        let mut text = print(self);
+        if self.changes == changes {
+            self.variables = variables;
+            return;
+        }
+        text.push_str(&"\n".repeat((line_count(old).saturating_sub(line_count(&text))) as usize));
+        self.edits.push(Edit { start, end, text });
+    }
+
+    /// Where a span lies in the text. The spans of strings leave their quotes out: the end is moved behind one, and the
+    /// start before one where a string can be the first thing.
+    fn extent(&self, span: &Span, starts_anyhow: bool) -> (usize, usize) {
+        let bytes = self.text.as_bytes();
+        let is_quote = |at: usize| matches!(bytes.get(at), Some(b'"' | b'`'));
+        let (start, end) = (span.start as usize, span.end as usize);
+        let before = start.checked_sub(1).filter(|before| starts_anyhow && is_quote(*before));
+        (before.unwrap_or(start), if is_quote(end) { end + 1 } else { end })
+    }
+
+    /// A variable that no author has.
+    fn variable(&mut self) -> String {
+        self.variables += 1;
+        format!("{}{}", self.prefix, self.variables)
+    }
+
+    /// Whether a bare name is a reference to the input, a rule or an import, which may be undefined.
+    fn is_global(&self, name: &str) -> bool {
+        !self.locals.iter().any(|scope| scope.contains(name)) && self.names.leads_to_document(name)
+    }
+
+    /// Prints on one line.
+    fn flat<T>(&mut self, print: impl FnOnce(&mut Self) -> T) -> T {
+        let line = self.line.take();
+        let printed = print(self);
+        self.line = line;
+        printed
+    }
+
+    /// The statements of a query, with its own names in sight.
+    fn query(&mut self, query: &'a Query) -> String {
+        self.locals.push(declared(query));
+        let text = self.statements(query);
+        self.locals.pop();
+        text
+    }
+
+    fn statements(&mut self, query: &'a Query) -> String {
+        let mut text = String::new();
+        for (index, statement) in query.stmts.iter().enumerate() {
+            if index > 0 {
+                text.push_str("; ");
+            }
+            let lines = self.sync(&statement.span);
+            text.push_str(&lines);
+            text.push_str(&self.statement(statement));
+        }
+        text
+    }
+
+    /// A statement, behind what it needs bound.
+    fn statement(&mut self, statement: &'a LiteralStmt) -> String {
+        let outer = std::mem::take(&mut self.before);
+        let outer_term = std::mem::replace(&mut self.in_term, false);
+        let with = self.with(statement);
+        let outer_with = std::mem::replace(&mut self.with, with.clone());
+        let text = match &statement.literal {
+            Literal::SomeVars { vars, .. } => {
+                format!("some {}{with}", vars.iter().map(Span::text).collect::<Vec<_>>().join(", "))
+            }
+            Literal::SomeIn { key, value, collection, .. } => self.some_in(key.as_ref(), value, collection, &with),
+            Literal::Every { key, value, domain, query, .. } => self.every(key.as_ref(), value, domain, query, &with),
+            Literal::NotExpr { expr, .. } => self.not(expr, &with),
+            Literal::Expr { expr, .. } => self.expression_statement(expr, &with),
+        };
+        self.with = outer_with;
+        self.in_term = outer_term;
+        let before = std::mem::replace(&mut self.before, outer);
+        before.into_iter().chain([text]).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The `with` of a statement. OPA computes the values before any of them is in force, and leaves the statement
+    /// undefined when one is; the engine looks at the last one only.
+    fn with(&mut self, statement: &'a LiteralStmt) -> String {
+        let mut text = String::new();
+        for with in &statement.with_mods {
+            let target = self.flat(|this| this.expr(&with.refr));
+            let value = if self.replaces_document(&with.refr) {
+                self.flat(|this| this.operand(&with.r#as, ""))
+            } else {
+                self.flat(|this| this.expr(&with.r#as))
+            };
+            let _ = write!(text, " with {target} as {value}");
+        }
+        text
+    }
+}
+
+/// Statements in a row, the empty ones left out.
+fn joined<const N: usize>(statements: [&str; N]) -> String {
+    statements.into_iter().filter(|statement| !statement.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+fn line_count(text: &str) -> u32 {
+    u32::try_from(text.matches('\n').count()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;
