@@ -24,7 +24,7 @@ use crate::{
     config::{self, Compat, RecordWrite},
     identity::{Identity, Peer, PeerRules, Who},
     policy::{
-        PolicySet, PolicyStore,
+        Drawn, PolicySet, PolicyStore,
         decision::{Answer, Outcome, read},
         input::{Facts, Here, Input},
     },
@@ -135,6 +135,8 @@ struct Findings {
     policy: Option<Arc<PolicySet>>,
     /// The value of the decision rule, as the policy gave it.
     result: Option<serde_json::Value>,
+    /// What the policy got from functions that are not determined by their arguments.
+    drawn: Drawn,
     evaluation: Range<Duration>,
     /// For the shadow.
     taken: Option<Taken>,
@@ -222,6 +224,7 @@ impl Authorizer {
 
         let began = Clock::now();
         let value = policy.evaluate(&Input::build(&facts, &policy), left.min(call.settings.evaluation));
+        findings.drawn = PolicySet::take_drawn();
         drop(permit);
         self.metrics.stage(Stage::Policy, began.elapsed());
         findings.evaluation = began.duration_since(call.started)..call.started.elapsed();
@@ -248,7 +251,7 @@ impl Authorizer {
 
     /// Writes the record, which may still turn an allow into a denial, and counts.
     async fn finish(&self, call: &Call<'_>, request: &Request, mut outcome: Outcome, findings: Findings) -> Decided {
-        let Findings { peer, input, policy, result, evaluation, taken } = findings;
+        let Findings { peer, input, policy, result, drawn, evaluation, taken } = findings;
         if let (Some(taken), Some(policy)) = (taken, &policy) {
             self.shadow.compare(taken, &Said { outcome: &outcome, result: result.as_ref(), policy, rule: &call.settings.rule });
         }
@@ -262,6 +265,7 @@ impl Authorizer {
             policy_reason: answer.and_then(|answer| answer.reason.clone()),
             detail: outcome.detail.clone().or_else(|| answer.and_then(warnings)),
             result,
+            drawn,
             mode: outcome.mode,
             protocol: request.protocol(),
             listener: Arc::clone(&call.listener.name),

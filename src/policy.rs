@@ -19,6 +19,7 @@ mod tree;
 mod wanted;
 
 pub use self::{
+    builtins::context::Drawn,
     engine::PolicySet,
     reload::{PolicyStore, Reload},
 };

@@ -27,7 +27,7 @@ use self::{
 use crate::{
     clock::Now,
     config,
-    policy::input::Facts,
+    policy::{Drawn, input::Facts},
     telemetry::{
         metrics::{Compared, Metrics, RecordKind},
         trace::TraceIds,
@@ -118,6 +118,9 @@ pub struct DecisionRecord {
     pub detail: Option<String>,
     /// The policy's whole answer.
     pub result: Option<serde_json::Value>,
+    /// What the policy got from `rand.intn` and the like, by function and arguments: with it the decision can be made
+    /// again.
+    pub drawn: Drawn,
     pub mode: Mode,
     pub protocol: Protocol,
     /// Address of the listener that was asked.

@@ -2,9 +2,20 @@
 //! its memory or panic. A function of ours overrides the engine's of the same name. Those that need only a bound are
 //! looked at first (`GUARDED`) and then answered by the engine.
 
+mod cache;
+mod collection;
+pub(super) mod context;
+mod glob;
+mod json;
+mod net;
 mod operator;
 pub(super) mod order;
+mod regex;
 mod template;
+mod text;
+mod time;
+mod units;
+mod uri;
 
 use std::sync::Arc;
 
@@ -15,8 +26,6 @@ use regorus::{
 
 /// Longest array that a range may make.
 const MAX_RANGE: i128 = 1_000_000;
-/// Largest CIDR block that may be expanded: 2^16 addresses.
-const MAX_HOST_BITS: u32 = 16;
 /// Most bits that a number may be shifted by.
 const MAX_SHIFT: i128 = 4096;
 /// Longest text in bytes that one call may make.
@@ -47,31 +56,33 @@ impl From<&str> for Fault {
 }
 
 /// Every function of ours; none stands twice.
-const TABLES: &[&[Builtin]] = &[SAFE, operator::OPERATORS, template::TEMPLATE];
+const TABLES: &[&[Builtin]] = &[
+    SAFE,
+    collection::COLLECTION,
+    context::CONTEXT,
+    glob::GLOB,
+    json::JSON,
+    net::NET,
+    operator::OPERATORS,
+    regex::REGEX,
+    template::TEMPLATE,
+    text::TEXT,
+    time::TIME,
+    units::UNITS,
+    uri::URI,
+];
 
 const GUARDED: &[(&str, Guard)] = &[
     ("numbers.range", |args| Some(range_length(integer(args, 0)?, integer(args, 1)?, 1)? <= MAX_RANGE)),
-    ("numbers.range_step", |args| Some(range_length(integer(args, 0)?, integer(args, 1)?, integer(args, 2)?)? <= MAX_RANGE)),
-    ("net.cidr_expand", |args| Some(host_bits(text(args, 0)?)? <= MAX_HOST_BITS)),
     ("bits.lsh", |args| Some((0..=MAX_SHIFT).contains(&integer(args, 1)?))),
     ("sprintf", |args| Some(widths_are_small(text(args, 0)?))),
     ("replace", |args| Some(replaced_length(text(args, 0)?, text(args, 1)?, text(args, 2)?)? <= MAX_TEXT)),
     ("concat", |args| Some(joined_length(text(args, 0)?.len(), args.get(1)?)? <= MAX_TEXT)),
-    // regorus cuts the layout between bytes and panics inside a character.
-    ("time.parse_ns", |args| Some(text(args, 0)?.is_ascii() && text(args, 1)?.is_ascii())),
 ];
 
 /// These panic in regorus on ordinary values.
 const SAFE: &[Builtin] = &[
-    Builtin {
-        name: "strings.count",
-        arity: 2,
-        run: |args| {
-            let (Some(text), Some(part)) = (text(args, 0), text(args, 1)) else { return Err("operand must be string".into()) };
-            // The empty text stands before, between and behind the characters, as Go's `strings.Count` has it.
-            Ok(Value::from(if part.is_empty() { text.chars().count() + 1 } else { text.matches(part).count() }))
-        },
-    },
+    Builtin { name: "numbers.range_step", arity: 3, run: range_step },
     Builtin {
         name: "object.subset",
         arity: 2,
@@ -88,6 +99,14 @@ pub(super) enum Errors {
     Undefined,
     #[cfg(test)]
     Strict,
+}
+
+/// How many arguments a function takes that the engine does not know of itself.
+pub(super) fn added_arity(name: &str) -> Option<u8> {
+    if BUILTINS.contains_key(name) {
+        return None;
+    }
+    TABLES.iter().copied().flatten().find(|builtin| builtin.name == name).map(|builtin| builtin.arity)
 }
 
 /// How many arguments the function takes that authors may call by this name, if there is one.
@@ -148,6 +167,27 @@ impl Place {
     }
 }
 
+/// An argument that has to be a string.
+fn text_operand(args: &[Value], index: usize) -> Result<&str, Fault> {
+    text(args, index).ok_or_else(|| operand(index + 1, "string"))
+}
+
+fn integer_operand(args: &[Value], index: usize) -> Result<i128, Fault> {
+    integer(args, index).ok_or_else(|| operand(index + 1, "integer number"))
+}
+
+/// An operand, counted from 1, that is of another kind.
+fn operand(number: usize, kinds: &str) -> Fault {
+    Fault(format!("operand {number} must be {kinds}"))
+}
+
+/// The engine's own answer.
+fn engine(name: &str, args: &[Value]) -> Result<Value, Fault> {
+    let Some((builtin, _)) = BUILTINS.get(name) else { return Err(Fault(format!("the engine has no `{name}`"))) };
+    let place = Place::new().map_err(Fault)?;
+    builtin(&place.span, &place.params, args, true).map_err(|error| Fault(error.to_string()))
+}
+
 fn text(args: &[Value], index: usize) -> Option<&str> {
     match args.get(index)? {
         Value::String(text) => Some(text),
@@ -162,13 +202,6 @@ fn integer(args: &[Value], index: usize) -> Option<i128> {
 fn range_length(from: i128, to: i128, step: i128) -> Option<i128> {
     let length = to.checked_sub(from)?.checked_abs()?;
     (step > 0).then(|| length / step + 1)
-}
-
-/// Bits of an address that a CIDR block leaves open.
-fn host_bits(block: &str) -> Option<u32> {
-    let (address, prefix) = block.split_once('/')?;
-    let bits: u32 = if address.contains(':') { 128 } else { 32 };
-    bits.checked_sub(prefix.parse().ok()?)
 }
 
 /// Whether no verb of the format asks for a width or precision above the limit, or takes it from an argument.
@@ -202,6 +235,17 @@ fn joined_length(delimiter: usize, items: &Value) -> Option<usize> {
         Value::Array(items) => items.iter().try_fold(0, add),
         Value::Set(items) => items.iter().try_fold(0, add),
         _ => None,
+    }
+}
+
+/// A step beyond the range leaves its beginning.
+fn range_step(args: &[Value]) -> Result<Value, Fault> {
+    let (from, to, step) = (integer_operand(args, 0)?, integer_operand(args, 1)?, integer_operand(args, 2)?);
+    let length = range_length(from, to, step).ok_or("step must be a positive integer")?;
+    match length {
+        1 => Ok(Value::from(vec![args.first().cloned().unwrap_or(Value::Undefined)])),
+        2..=MAX_RANGE => engine("numbers.range_step", args),
+        _ => Err("the range is too long".into()),
     }
 }
 

@@ -27,7 +27,13 @@ use self::{
     bytecode::{Bytecode, Verdict},
     compile::Compiled,
 };
-use super::{input::Input, load::Sources, problem::LoadError, wanted::Wanted};
+use super::{
+    builtins::context::{self, Drawn},
+    input::Input,
+    load::Sources,
+    problem::LoadError,
+    wanted::Wanted,
+};
 use crate::{config, verdict::Reason};
 
 /// Work units of the interpreter between two looks at the clock; at 1000 the timer cannot be measured.
@@ -91,17 +97,21 @@ impl PolicySet {
     /// needs a stack of 16 MiB for the deepest policies that load.
     pub fn evaluate(&self, input: &Input, limit: Duration) -> Result<Option<serde_json::Value>, Failure> {
         let start = Instant::now();
+        context::begin(input.now_ns);
         // The engine is out of its slot while it works: after a panic or an error, which leave it in the middle of a
         // rule, it is gone, and the next call takes a fresh one.
         let result = catch_unwind(AssertUnwindSafe(|| {
-            let claimed =
-                match self.bytecode.as_ref().map(|bytecode| (bytecode, bytecode.evaluate(self.generation, &input.0, limit))) {
-                    Some((_, Verdict::Answer(value))) => return Ok(value),
-                    Some((bytecode, Verdict::Unconfirmed(value))) => Some((bytecode, value)),
-                    Some((_, Verdict::None)) | None => None,
-                };
+            let claimed = match self
+                .bytecode
+                .as_ref()
+                .map(|bytecode| (bytecode, bytecode.evaluate(self.generation, &input.value, limit)))
+            {
+                Some((_, Verdict::Answer(value))) => return Ok(value),
+                Some((bytecode, Verdict::Unconfirmed(value))) => Some((bytecode, value)),
+                Some((_, Verdict::None)) | None => None,
+            };
             let mut engine = self.take_engine();
-            let result = run(&mut engine, &self.rule, &input.0, limit);
+            let result = run(&mut engine, &self.rule, &input.value, limit);
             if result.is_ok() {
                 ENGINE.with_borrow_mut(|slot| *slot = Some((self.generation, engine)));
             }
@@ -124,6 +134,12 @@ impl PolicySet {
             Ok(Ok(Value::Bool(answer))) => Ok(Some(serde_json::Value::Bool(answer))),
             Ok(Ok(value)) => answer::to_json(&value).map(Some),
         }
+    }
+
+    /// What the last evaluation on this thread got from functions whose answer their arguments do not determine, and
+    /// forgets it.
+    pub fn take_drawn() -> Drawn {
+        context::end()
     }
 
     fn take_engine(&self) -> Engine {

@@ -22,7 +22,11 @@ use crate::{
 
 /// The engine's input for one policy.
 #[derive(Debug, Clone)]
-pub struct Input(pub(super) Value);
+pub struct Input {
+    pub(super) value: Value,
+    /// The time that the evaluation takes for now, in nanoseconds since the Unix epoch.
+    pub(super) now_ns: i64,
+}
 
 impl Input {
     /// As much of the document as `policy` can read.
@@ -33,7 +37,7 @@ impl Input {
     fn of(facts: &Facts<'_>, wanted: &Wanted) -> Self {
         let mut sink = value::Members::new(wanted);
         document(facts, &mut sink);
-        Self(sink.into())
+        Self { value: sink.into(), now_ns: nanoseconds(facts.now) }
     }
 }
 
@@ -119,6 +123,10 @@ trait Sink: Sized {
     }
 }
 
+fn nanoseconds(now: Now) -> i64 {
+    i64::try_from(now.ns).unwrap_or(i64::MAX)
+}
+
 fn document(facts: &Facts<'_>, sink: &mut impl Sink) {
     let Facts { request, peer, peer_error, here, now } = *facts;
     sink.object(&NAMES.attributes, |sink| attributes(request, sink));
@@ -143,7 +151,7 @@ fn document(facts: &Facts<'_>, sink: &mut impl Sink) {
         sink.object(&NAMES.url, |sink| url(&http.url, sink));
     }
     sink.object(&NAMES.now, |sink| {
-        sink.number(&NAMES.ns, i64::try_from(now.ns).unwrap_or(i64::MAX));
+        sink.number(&NAMES.ns, nanoseconds(now));
         sink.made(&NAMES.rfc3339, || now.rfc3339());
     });
 }

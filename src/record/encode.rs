@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     Body, DecisionRecord, Gap, KeptInput, Mask, PeerRecord, PolicyRecord, PolicyRef, Record, ShadowAnswer, ShadowRecord,
 };
-use crate::{clock::Now, verdict};
+use crate::{clock::Now, policy::Drawn, verdict};
 
 /// Longest line, its end included.
 pub(super) const MAX_LINE: usize = 16 * 1024;
@@ -58,6 +58,8 @@ struct DecisionBody<'a> {
     detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Drawn::is_empty")]
+    nd_builtin_cache: &'a Drawn,
     mode: verdict::Mode,
     protocol: verdict::Protocol,
     listener: &'a str,
@@ -280,6 +282,7 @@ fn decision_body<'a>(
         policy_reason: cut(decision.policy_reason.as_deref(), MAX_TEXT),
         detail: cut(decision.detail.as_deref(), MAX_TEXT),
         result,
+        nd_builtin_cache: &decision.drawn,
         mode: decision.mode,
         protocol: decision.protocol,
         listener: &decision.listener,

@@ -46,6 +46,7 @@ pub(super) fn decision(input: Value) -> DecisionRecord {
         policy_reason: Some("only admins write".to_owned()),
         detail: None,
         result: Some(json!({"allowed": false, "headers": {"set-cookie": "sid=1"}})),
+        drawn: Drawn::new(),
         mode: Mode::Enforce,
         protocol: Protocol::Http,
         listener: "unix:///run/a.sock".into(),

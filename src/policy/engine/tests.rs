@@ -33,7 +33,7 @@ pub(in crate::policy) fn load(files: &[(&str, &str)], decision: &str) -> Result<
 }
 
 pub(in crate::policy) fn input(json: &str) -> Input {
-    Input(Value::from_json_str(json).unwrap())
+    Input { value: Value::from_json_str(json).unwrap(), now_ns: 0 }
 }
 
 /// The answer of `allow` in package `t` for `json`.

@@ -46,7 +46,7 @@ fn both_forms_of_the_document_are_one() {
     let (whole, here) = (request(), Here::new([("instance", Some("i")), ("pod", None)]));
     for request in [&whole, &Request::default(), &Request::unread()] {
         let facts = facts(request, &here);
-        let values = Input::of(&facts, &EVERYTHING).0.to_json_str().unwrap();
+        let values = Input::of(&facts, &EVERYTHING).value.to_json_str().unwrap();
         let values: Json = serde_json::from_str(&values).unwrap();
         let lines: Json = serde_json::from_slice(&facts.masked(&|_, _, _| None)).unwrap();
         assert_eq!(values, lines);
@@ -76,6 +76,6 @@ fn a_policy_gets_what_it_can_read_and_no_more() {
     let wanted = Wanted::by([
         "allow if { input.attributes.request.http.method == \"GET\"; input.parsed_path[0] == \"a\"; not input.peer }",
     ]);
-    let seen: Json = serde_json::from_str(&Input::of(&facts(&request, &here), &wanted).0.to_json_str().unwrap()).unwrap();
+    let seen: Json = serde_json::from_str(&Input::of(&facts(&request, &here), &wanted).value.to_json_str().unwrap()).unwrap();
     assert_eq!(seen, json!({"attributes": {"request": {"http": {"method": "GET"}}}, "parsed_path": ["a"]}));
 }

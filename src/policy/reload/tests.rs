@@ -6,7 +6,7 @@ use super::*;
 use crate::policy::{engine::tests::config, input::Input, problem::Code};
 
 fn answer(store: &PolicyStore) -> Option<serde_json::Value> {
-    let input = Input(regorus::Value::new_object());
+    let input = Input { value: regorus::Value::new_object(), now_ns: 0 };
     store.current().unwrap().evaluate(&input, Duration::from_secs(5)).unwrap()
 }
 

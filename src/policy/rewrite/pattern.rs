@@ -6,6 +6,7 @@ use std::{collections::HashSet, fmt::Write};
 use regorus::unstable::{AssignOp, Expr, Ref};
 
 use super::{Rewriter, collection};
+use crate::policy::{builtins, tree::constant_path};
 
 impl<'a> Rewriter<'a> {
     /// A statement that is an expression: an assignment, a unification or a condition.
@@ -17,8 +18,25 @@ impl<'a> Rewriter<'a> {
                 let value = self.expr(value);
                 format!("{value} in {}{with}", self.expr(collection))
             }
+            Expr::Call { fcn, params, .. } => match self.output(fcn, params) {
+                Some((output, inputs)) => {
+                    self.changes += 1;
+                    let (function, output) = (self.expr(fcn), self.expr(output));
+                    format!("{output} = {function}({}){with}", self.list(inputs))
+                }
+                None => self.top(expr) + with,
+            },
             _ => self.top(expr) + with,
         }
+    }
+
+    /// The last argument of a call where it takes the answer, which the engine knows of its own functions only.
+    fn output(&self, function: &Expr, params: &'a [Ref<Expr>]) -> Option<(&'a Expr, &'a [Ref<Expr>])> {
+        let path = constant_path(function);
+        let is_ours = path.first().is_some_and(|root| !self.is_global(root));
+        let arity = builtins::added_arity(&path.join(".")).filter(|_| is_ours)?;
+        let (output, inputs) = params.split_last()?;
+        (inputs.len() == usize::from(arity)).then_some((output.as_ref(), inputs))
     }
 
     fn assignment_statement(&mut self, op: &AssignOp, lhs: &'a Expr, rhs: &'a Expr, with: &str) -> String {

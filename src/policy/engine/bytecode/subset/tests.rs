@@ -96,12 +96,12 @@ fn bytecode_and_interpreter_agree() {
         let set = load(&[("t.rego", &text), ("d/data.json", r#"{"w": {"a": {"m": ["GET"]}}}"#)], "t/allow").unwrap();
         let bytecode = set.bytecode.as_ref().expect(rego);
         for json in inputs {
-            let input = Input(Value::from_json_str(json).unwrap());
-            let (Verdict::Answer(answer) | Verdict::Unconfirmed(answer)) = bytecode.evaluate(set.generation, &input.0, LIMIT)
+            let input = Input { value: Value::from_json_str(json).unwrap(), now_ns: 0 };
+            let (Verdict::Answer(answer) | Verdict::Unconfirmed(answer)) = bytecode.evaluate(set.generation, &input.value, LIMIT)
             else {
                 panic!("no answer: {rego} for {json}")
             };
-            let expected = run(&mut set.engine.clone(), &set.rule, &input.0, LIMIT).unwrap();
+            let expected = run(&mut set.engine.clone(), &set.rule, &input.value, LIMIT).unwrap();
             assert_eq!(answer, expected, "{rego} for {json}");
         }
     }
@@ -113,5 +113,8 @@ fn a_set_that_disagrees_is_interpreted() {
     let bytecode = set.bytecode.as_ref().unwrap();
     bytecode.disagree();
     assert!(matches!(bytecode.evaluate(set.generation, &Value::new_object(), LIMIT), Verdict::None));
-    assert_eq!(set.evaluate(&Input(Value::from_json_str(r#"{"m": 1}"#).unwrap()), LIMIT), Ok(Some(true.into())));
+    assert_eq!(
+        set.evaluate(&Input { value: Value::from_json_str(r#"{"m": 1}"#).unwrap(), now_ns: 0 }, LIMIT),
+        Ok(Some(true.into()))
+    );
 }

@@ -1,0 +1,104 @@
+//! What belongs to one evaluation: the time it takes for now, and the answers of functions that are not determined by their
+//! arguments. As in OPA, the same call has the same answer throughout an evaluation, and all of them are kept for the
+//! record, so that the decision can be made again.
+
+use std::{cell::RefCell, collections::BTreeMap};
+
+use aws_lc_rs::rand;
+use regorus::Value;
+
+use super::{Builtin, Fault, integer_operand, text_operand};
+
+pub(super) const CONTEXT: &[Builtin] = &[
+    Builtin { name: "rand.intn", arity: 2, run: random_integer },
+    Builtin { name: "uuid.rfc4122", arity: 1, run: random_uuid },
+    Builtin { name: "opa.runtime", arity: 0, run: |_| Ok(runtime()) },
+];
+
+/// Answers that one evaluation may keep.
+const KEPT: usize = 1_000;
+
+/// By function, and by its arguments as JSON.
+pub type Drawn = BTreeMap<&'static str, BTreeMap<String, serde_json::Value>>;
+
+struct Context {
+    now_ns: i64,
+    drawn: BTreeMap<&'static str, BTreeMap<String, Value>>,
+}
+
+thread_local! {
+    static CONTEXT_HERE: RefCell<Context> = const { RefCell::new(Context { now_ns: 0, drawn: BTreeMap::new() }) };
+}
+
+/// Begins an evaluation on this thread, which takes `now_ns` for the time.
+pub(in crate::policy) fn begin(now_ns: i64) {
+    CONTEXT_HERE.with_borrow_mut(|context| {
+        context.now_ns = now_ns;
+        context.drawn.clear();
+    });
+}
+
+/// What the evaluation drew, for its record.
+pub(in crate::policy) fn end() -> Drawn {
+    CONTEXT_HERE.with_borrow_mut(|context| {
+        let json = |value: &Value| serde_json::to_value(value).unwrap_or_default();
+        let drawn = std::mem::take(&mut context.drawn);
+        drawn
+            .into_iter()
+            .map(|(name, calls)| (name, calls.into_iter().map(|(key, value)| (key, json(&value))).collect()))
+            .collect()
+    })
+}
+
+pub(super) fn now_ns() -> i64 {
+    CONTEXT_HERE.with_borrow(|context| context.now_ns)
+}
+
+/// The answer that this call had before in this evaluation, or a new one.
+fn drawn(name: &'static str, args: &[Value], draw: impl FnOnce() -> Result<Value, Fault>) -> Result<Value, Fault> {
+    let key = serde_json::to_string(args).unwrap_or_default();
+    let known = CONTEXT_HERE.with_borrow(|context| context.drawn.get(name)?.get(&key).cloned());
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let value = draw()?;
+    CONTEXT_HERE.with_borrow_mut(|context| {
+        let calls = context.drawn.entry(name).or_default();
+        if calls.len() >= KEPT {
+            return Err(Fault::from("too many different calls in one evaluation"));
+        }
+        calls.insert(key, value.clone());
+        Ok(value)
+    })
+}
+
+fn random_integer(args: &[Value]) -> Result<Value, Fault> {
+    text_operand(args, 0)?;
+    let bound = integer_operand(args, 1)?.unsigned_abs();
+    if bound == 0 {
+        return Ok(Value::from(0));
+    }
+    drawn("rand.intn", args, || {
+        let mut bytes = [0; 16];
+        rand::fill(&mut bytes).map_err(|_| Fault::from("no random bytes"))?;
+        let drawn = u128::from_le_bytes(bytes) % bound;
+        Ok(Value::from(u64::try_from(drawn).unwrap_or(0)))
+    })
+}
+
+fn random_uuid(args: &[Value]) -> Result<Value, Fault> {
+    text_operand(args, 0)?;
+    drawn("uuid.rfc4122", args, || {
+        let mut bytes = [0; 16];
+        rand::fill(&mut bytes).map_err(|_| Fault::from("no random bytes"))?;
+        Ok(Value::from(uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()))
+    })
+}
+
+/// What we are. The environment is nobody's business: secrets stand in it.
+fn runtime() -> Value {
+    let text = |key: &str, value: &str| (Value::from(key), Value::from(value));
+    let empty = |key: &str| (Value::from(key), Value::new_object());
+    let known = [text("version", env!("CARGO_PKG_VERSION")), text("commit", ""), empty("env"), empty("config")];
+    Value::from(BTreeMap::from(known))
+}

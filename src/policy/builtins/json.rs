@@ -1,0 +1,169 @@
+//! JSON and YAML: what is valid, what is read, and schemas.
+
+use std::collections::BTreeMap;
+
+use jsonschema::{
+    ValidationError, Validator,
+    error::{TypeKind, ValidationErrorKind},
+};
+use regorus::Value;
+use serde_json::Value as Json;
+
+use super::{Builtin, Fault, engine, operand, text_operand};
+
+pub(super) const JSON: &[Builtin] = &[
+    Builtin { name: "json.is_valid", arity: 1, run: |args| Ok(Value::Bool(text_operand(args, 0).is_ok_and(is_json))) },
+    Builtin { name: "json.unmarshal", arity: 1, run: unmarshal },
+    Builtin { name: "yaml.is_valid", arity: 1, run: |args| Ok(Value::Bool(text_operand(args, 0).is_ok_and(is_yaml))) },
+    Builtin { name: "json.match_schema", arity: 2, run: match_schema },
+    Builtin { name: "json.verify_schema", arity: 1, run: verify_schema },
+];
+
+/// Types of JSON schema.
+const TYPES: [&str; 7] = ["array", "boolean", "integer", "number", "null", "object", "string"];
+/// Errors that are told of one document.
+const MAX_ERRORS: usize = 1_000;
+
+/// Largest exponent of a number: beyond it a number is a bomb, to the engine and to OPA.
+const MAX_EXPONENT: u32 = 10_000;
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}
+
+/// Whether all documents of the text are YAML.
+fn is_yaml(text: &str) -> bool {
+    serde_saphyr::from_multiple::<Json>(text).is_ok()
+}
+
+fn unmarshal(args: &[Value]) -> Result<Value, Fault> {
+    let text = text_operand(args, 0)?;
+    if has_huge_number(text) {
+        return Err("number exponent too large".into());
+    }
+    engine("json.unmarshal", args)
+}
+
+/// Whether a number in the text has an exponent that is too large. Strings are looked through too, for an `e` behind a
+/// digit: what is found there alone is no number, and is found again by nobody, so they are skipped.
+fn has_huge_number(text: &str) -> bool {
+    let mut bytes = text.bytes().peekable();
+    let mut in_string = false;
+    let mut after_digit = false;
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' if in_string => drop(bytes.next()),
+            b'"' => in_string = !in_string,
+            b'e' | b'E' if !in_string && after_digit => {
+                bytes.next_if(|byte| matches!(byte, b'+' | b'-'));
+                let mut exponent = 0_u32;
+                while let Some(digit) = bytes.next_if(u8::is_ascii_digit) {
+                    exponent = exponent.saturating_mul(10).saturating_add(u32::from(digit - b'0'));
+                }
+                if exponent > MAX_EXPONENT {
+                    return true;
+                }
+            }
+            _ => {}
+        }
+        after_digit = byte.is_ascii_digit();
+    }
+    false
+}
+
+/// A document given as itself or as its JSON text.
+fn document(args: &[Value], index: usize) -> Result<Json, Fault> {
+    match args.get(index) {
+        Some(Value::String(text)) => serde_json::from_str(text).map_err(|error| Fault(format!("jsonschema: {error}"))),
+        Some(value @ Value::Object(_)) => serde_json::to_value(value).map_err(|error| Fault(format!("jsonschema: {error}"))),
+        _ => Err(operand(index + 1, "string, object")),
+    }
+}
+
+/// A schema that refers to none elsewhere: nothing is fetched.
+fn schema(args: &[Value], index: usize) -> Result<Validator, Fault> {
+    let schema = document(args, index)?;
+    let wrong = |error: &dyn std::fmt::Display| match unknown_type(&schema) {
+        Some(name) => Fault(format!(
+            "has a primitive type that is NOT VALID -- given: /{name}/ Expected valid values are:[{}]",
+            TYPES.join(" ")
+        )),
+        None => Fault(error.to_string()),
+    };
+    jsonschema::validator_for(&schema).map_err(|error| wrong(&error))
+}
+
+/// The first `type` in a schema that is none.
+fn unknown_type(schema: &Json) -> Option<&str> {
+    let inner: Vec<&Json> = match schema {
+        Json::Object(members) => {
+            let given = match members.get("type") {
+                Some(Json::String(name)) => Some(name.as_str()),
+                _ => None,
+            };
+            if let Some(name) = given.filter(|name| !TYPES.contains(name)) {
+                return Some(name);
+            }
+            members.values().collect()
+        }
+        Json::Array(items) => items.iter().collect(),
+        _ => Vec::new(),
+    };
+    inner.into_iter().find_map(unknown_type)
+}
+
+/// Whether the document is valid, and what is wrong with it.
+fn match_schema(args: &[Value]) -> Result<Value, Fault> {
+    let document = document(args, 0)?;
+    let validator = schema(args, 1)?;
+    let errors: Vec<Value> = validator.iter_errors(&document).take(MAX_ERRORS).map(|error| told(&error)).collect();
+    Ok(Value::from(vec![Value::Bool(errors.is_empty()), Value::from(errors)]))
+}
+
+fn verify_schema(args: &[Value]) -> Result<Value, Fault> {
+    let error = match schema(args, 0) {
+        Ok(_) => Value::Null,
+        Err(Fault(text)) => Value::from(format!("jsonschema: {text}")),
+    };
+    Ok(Value::from(vec![Value::Bool(error == Value::Null), error]))
+}
+
+/// An error as OPA shows it. The texts of the most usual kinds are OPA's, of the others the library's own.
+fn told(error: &ValidationError<'_>) -> Value {
+    let path = error.instance_path().to_string();
+    let field = path.trim_start_matches('/').replace('/', ".");
+    let field = if field.is_empty() { "(root)".to_owned() } else { field };
+    let (kind, description) = match error.kind() {
+        ValidationErrorKind::Type { kind } => {
+            let expected = match kind {
+                TypeKind::Single(one) => one.to_string(),
+                TypeKind::Multiple(several) => several.iter().map(|one| one.to_string()).collect::<Vec<_>>().join("/"),
+            };
+            ("invalid_type", format!("Invalid type. Expected: {expected}, given: {}", kind_of(error.instance())))
+        }
+        ValidationErrorKind::Required { property } => {
+            ("required", format!("{} is required", property.as_str().unwrap_or_default()))
+        }
+        other => (other.keyword(), error.to_string()),
+    };
+    let text = |key: &str, value: String| (Value::from(key), Value::from(value));
+    let members = [
+        text("desc", description.clone()),
+        text("error", format!("{field}: {description}")),
+        text("field", field),
+        text("type", kind.to_owned()),
+    ];
+    Value::from(BTreeMap::from(members))
+}
+
+fn kind_of(value: &Json) -> &'static str {
+    match value {
+        Json::Null => "null",
+        Json::Bool(_) => "boolean",
+        Json::Number(number) if number.is_i64() || number.is_u64() => "integer",
+        Json::Number(_) => "number",
+        Json::String(_) => "string",
+        Json::Array(_) => "array",
+        Json::Object(_) => "object",
+    }
+}

@@ -1,0 +1,74 @@
+//! Strings: what the engine answers otherwise than OPA, and what it lacks.
+
+use regorus::Value;
+
+use super::{Builtin, Fault, MAX_TEXT, engine, integer_operand, operand, text_operand};
+
+pub(super) const TEXT: &[Builtin] = &[
+    Builtin { name: "strings.count", arity: 2, run: count },
+    Builtin { name: "strings.replace_n", arity: 2, run: replace_n },
+    Builtin { name: "strings.split_n", arity: 3, run: split_n },
+    Builtin { name: "uuid.parse", arity: 1, run: parse_uuid },
+];
+
+/// The empty text stands before, between and behind the characters, as Go's `strings.Count` has it.
+fn count(args: &[Value]) -> Result<Value, Fault> {
+    let (text, part) = (text_operand(args, 0)?, text_operand(args, 1)?);
+    Ok(Value::from(if part.is_empty() { text.chars().count() + 1 } else { text.matches(part).count() }))
+}
+
+/// One pass from left to right, as Go's `strings.Replacer` has it: at each place the first pattern (in order of the keys)
+/// that fits is replaced, and what was put in is not looked at again.
+fn replace_n(args: &[Value]) -> Result<Value, Fault> {
+    let Some(Value::Object(patterns)) = args.first() else { return Err(operand(1, "object")) };
+    let text = text_operand(args, 1)?;
+    let mut pairs = Vec::with_capacity(patterns.len());
+    for (pattern, new) in patterns.iter() {
+        let (Value::String(pattern), Value::String(new)) = (pattern, new) else {
+            return Err("operand 1 non-string key or value found in pattern object".into());
+        };
+        pairs.push((pattern.as_ref(), new.as_ref()));
+    }
+    pairs.sort_unstable();
+    let (mut out, mut rest, mut was_empty) = (String::with_capacity(text.len()), text, false);
+    loop {
+        // The empty pattern fits everywhere, once.
+        let found = pairs.iter().find(|(pattern, _)| rest.starts_with(pattern) && !(pattern.is_empty() && was_empty));
+        if let Some((pattern, new)) = found {
+            out.push_str(new);
+            rest = rest.strip_prefix(pattern).unwrap_or(rest);
+            was_empty = pattern.is_empty();
+        } else {
+            let mut letters = rest.chars();
+            let Some(letter) = letters.next() else { break };
+            out.push(letter);
+            rest = letters.as_str();
+            was_empty = false;
+        }
+        if out.len() > MAX_TEXT {
+            return Err("the answer is too large".into());
+        }
+    }
+    Ok(Value::from(out))
+}
+
+/// The first `n` parts, or the last for a negative `n`.
+fn split_n(args: &[Value]) -> Result<Value, Fault> {
+    let (text, delimiter, wanted) = (text_operand(args, 0)?, text_operand(args, 1)?, integer_operand(args, 2)?);
+    let all: Vec<Value> = match delimiter {
+        "" => text.chars().map(|letter| Value::from(letter.to_string())).collect(),
+        delimiter => text.split(delimiter).map(Value::from).collect(),
+    };
+    let most = usize::try_from(wanted.unsigned_abs()).unwrap_or(usize::MAX).min(all.len());
+    let from = if wanted < 0 { all.len() - most } else { 0 };
+    Ok(Value::from(all.into_iter().skip(from).take(most).collect::<Vec<_>>()))
+}
+
+/// With something around it, whatever that is: the library that OPA uses looks at the length alone.
+fn parse_uuid(args: &[Value]) -> Result<Value, Fault> {
+    let text = text_operand(args, 0)?;
+    match text.get(1..37) {
+        Some(inner) if text.len() == 38 => engine("uuid.parse", &[Value::from(inner)]),
+        _ => engine("uuid.parse", args),
+    }
+}
