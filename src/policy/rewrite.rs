@@ -16,7 +16,7 @@ use regorus::unstable::{Expr, Literal, LiteralStmt, Module, Query, Rule, RuleAss
 use super::{
     names::{Names, declared},
     problem::Problem,
-    tree::pattern_names,
+    tree::{pattern_names, steps},
 };
 
 /// The text of a module as the engine shall read it. `text` is what `module` was parsed from.
@@ -124,7 +124,14 @@ impl<'a> Rewriter<'a> {
                 RuleHead::Set { refr, key: Some(key), .. } => {
                     let after = this.text.get(refr.span().end as usize..).unwrap_or_default().trim_start();
                     let bracketed = !after.starts_with("contains");
-                    let (refr, key) = (this.head_reference(refr), this.top(key));
+                    let is_fixed = !print::is_scalar(key) || steps(refr).1.iter().all(|step| step.name().is_some());
+                    let refr = this.head_reference(refr);
+                    let mut key = this.top(key);
+                    if !is_fixed {
+                        // The engine stops at the first element of a set whose members are the same for each name.
+                        this.changes += 1;
+                        key = format!("[{key}][0]");
+                    }
                     if bracketed { format!("{refr}[{key}]") } else { format!("{refr} contains {key}") }
                 }
                 RuleHead::Func { refr, args, assign, .. } => {
