@@ -38,6 +38,9 @@ pub(super) fn problems<'a>(modules: impl Iterator<Item = &'a Module> + Clone) ->
     let mut problems = Vec::new();
     for (path, entries) in &rules {
         problems.extend(within(path, entries));
+        if entries.iter().any(|entry| entry.is_open) {
+            problems.extend(passed_over(&rules, path));
+        }
         let Some(closed) = entries.iter().find(|entry| !entry.is_open) else { continue };
         let name = format!("data.{}", path.join("."));
         if let Some((below, others)) = below(&rules, path).find(|(below, _)| below.len() > path.len()) {
@@ -51,6 +54,17 @@ pub(super) fn problems<'a>(modules: impl Iterator<Item = &'a Module> + Clone) ->
         }
     }
     problems
+}
+
+/// A rule with a plain name below one with a computed name. Whoever reads the plain name gets its rule alone from the
+/// engine, and in OPA what both of them say.
+fn passed_over(rules: &BTreeMap<Path, Vec<Entry<'_>>>, path: &Path) -> Option<Problem> {
+    let (name, others) = below(rules, path).find(|(name, _)| name.len() > path.len())?;
+    let text = format!(
+        "`data.{}` stands beside a rule whose name is computed, which the engine passes over; compute this name too: `p[k] := v if k := …`",
+        name.join(".")
+    );
+    others.first().map(|other| problem_at(Code::Unsupported, other.place, text))
 }
 
 /// What a map has at a path and below.
