@@ -67,9 +67,23 @@ fn sources_that_are_costly_to_parse_are_refused() {
         nested("{1:\n", "}"),
         nested("([", "])"),
         nested("[1, ", "]") + &"[".repeat(100_000),
+        nested("[1 | ", "]"),
+        nested("[1 | true; ", "]"),
+        nested("[1 |\ntrue\n", "]"),
+        nested("{1 | f(", ")}"),
+        nested("{1: 2 | ", "}"),
     ] {
         let found = found(&format!("p := {long}"), &json!({}));
         assert!(found.iter().any(|(code, _)| matches!(code, Code::TooDeep | Code::Parse)), "{found:?}");
+    }
+}
+
+#[test]
+fn what_only_looks_costly_passes() {
+    let deep = |open: &str, close: &str| format!("p := {}1{}", open.repeat(12), close.repeat(12));
+    let long = format!("p := [{}\n]", "\n\t{\"a\": [1, {\"b\": {\"c\": [2]}}]},".repeat(5000));
+    for rego in [deep("[", "]"), deep("[x | x := ", "]"), long] {
+        assert_eq!(found(&rego, &json!({})), []);
     }
 }
 
