@@ -115,8 +115,8 @@ impl<'a> Rewriter<'a> {
         let (RuleHead::Compr { span, .. } | RuleHead::Set { span, .. } | RuleHead::Func { span, .. }) = head;
         let (mut prologue, mut epilogue) = (String::new(), String::new());
         self.locals.push(bodies.first().map(|body| declared(&body.query)).unwrap_or_default());
-        let (start, end) = self.extent(span, false);
-        self.replace(start, end, |this| {
+        let extent = self.extent(span, false);
+        self.replace(extent, span.line, |this| {
             this.in_term = true;
             let mut text = match head {
                 RuleHead::Compr { refr, assign, .. } => this.head_reference(refr) + &this.assign(assign.as_ref()),
@@ -178,8 +178,8 @@ impl<'a> Rewriter<'a> {
         self.locals.push(declared(query));
         let mut of_assign = String::new();
         if let Some(assign) = &body.assign {
-            let (start, end) = self.extent(&assign.span, false);
-            self.replace(start, end, |this| {
+            let extent = self.extent(&assign.span, false);
+            self.replace(extent, assign.span.line, |this| {
                 this.in_term = true;
                 let text = this.assign(Some(assign)).trim_start().to_owned();
                 this.in_term = false;
@@ -203,8 +203,8 @@ impl<'a> Rewriter<'a> {
             }
         }
         for statement in &query.stmts {
-            let (start, end) = self.extent(&statement.span, matches!(statement.literal, Literal::Expr { .. }));
-            self.replace(start, end, |this| {
+            let extent = self.extent(&statement.span, matches!(statement.literal, Literal::Expr { .. }));
+            self.replace(extent, statement.span.line, |this| {
                 let text = this.statement(statement);
                 if !bare {
                     return text;
@@ -217,12 +217,10 @@ impl<'a> Rewriter<'a> {
     }
 
     /// Replaces a part of the text by what `print` makes of it, if that is anything else, and keeps its lines.
-    fn replace(&mut self, start: usize, end: usize, print: impl FnOnce(&mut Self) -> String) {
+    fn replace(&mut self, (start, end): (usize, usize), line: u32, print: impl FnOnce(&mut Self) -> String) {
         let (variables, changes) = (self.variables, self.changes);
         let old = self.text.get(start..end).unwrap_or_default();
-        let before = self.text.get(..start).unwrap_or_default();
-        let first = line_count(before) + 1;
-        self.line = Some(first);
+        self.line = Some(line);
         let mut text = print(self);
         if self.changes == changes {
             self.variables = variables;
