@@ -2,11 +2,17 @@
 //! the process, and what is answered otherwise than by OPA. It only looks at parsed modules and data; parsing and
 //! compiling are `engine`'s.
 
+mod assignment;
+mod conflict;
 mod graph;
 mod safety;
 mod text;
+mod warning;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use regorus::unstable::{Expr, Module, Rule};
 use serde_json::Value;
@@ -18,7 +24,7 @@ use super::{
     load::within,
     names::{self, Names, Path, Root, RuleKind, Rules, Scopes, Seen},
     problem::{Code, Problem, problem_at},
-    tree::constant_path,
+    tree::{children, comprehension, constant_path, head, steps},
 };
 
 /// Functions that would let a policy talk to the world outside while a call waits.
@@ -27,6 +33,9 @@ const IO_BUILTINS: [&str; 2] = ["http.send", "net.lookup_ip_addr"];
 /// Imports that change what the language means, in ways the engine does not know.
 const EXPERIMENTAL: [&str; 4] = ["future.keywords.not", "future.keywords.and", "future.keywords.or", "rego.v2"];
 
+/// Where the functions stand that the rewrite puts in the place of operators.
+const OURS: &str = "internal";
+
 /// One parsed module.
 pub(super) struct Parsed {
     pub(super) module: Module,
@@ -34,13 +43,28 @@ pub(super) struct Parsed {
     pub(super) roots: Option<Arc<[String]>>,
 }
 
-/// Everything that is wrong with the set. `decision` is the path of the rule that decides.
-pub(super) fn check<'m>(
-    modules: impl Iterator<Item = &'m Parsed> + Clone,
-    data: &Value,
-    decision: Option<&[String]>,
-    depth: u32,
-) -> Vec<Problem> {
+/// What a policy set is loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To decide calls.
+    Serve,
+    /// To be tested: tests may replace functions.
+    #[allow(dead_code, reason = "for `doorward test`")]
+    Test,
+}
+
+/// What the checks know besides the modules.
+pub(super) struct Set<'a> {
+    pub(super) data: &'a Value,
+    /// The path of the rule that decides, where one must.
+    pub(super) decision: Option<&'a [String]>,
+    /// Longest chain of rules.
+    pub(super) depth: u32,
+    pub(super) purpose: Purpose,
+}
+
+/// Everything that is wrong with the set, and what should be known of it.
+pub(super) fn check<'m>(modules: impl Iterator<Item = &'m Parsed> + Clone, set: &Set<'_>) -> Vec<Problem> {
     let too_deep: Vec<_> = modules
         .clone()
         .flat_map(|parsed| &parsed.module.policy)
@@ -55,13 +79,17 @@ pub(super) fn check<'m>(
     let mut problems = Vec::new();
     let mut graph = Graph::default();
     for parsed in modules.clone() {
-        check_module(parsed, data, &mut graph, &mut problems);
+        check_module(parsed, set.data, &mut graph, &mut problems);
     }
-    for parsed in modules {
-        check_rules(&parsed.module, &rules, &mut graph, &mut problems);
+    for parsed in modules.clone() {
+        check_rules(&parsed.module, &rules, set.purpose, &mut graph, &mut problems);
     }
-    problems.extend(graph.problems(depth));
-    problems.extend(decision.and_then(|decision| check_decision(&rules, decision)));
+    problems.extend(conflict::problems(modules.clone().map(|parsed| &parsed.module)));
+    problems.extend(graph.problems(set.depth));
+    if let Some(decision) = set.decision {
+        problems.extend(check_decision(&rules, decision));
+        problems.extend(warning::undefined_decision(modules.map(|parsed| &parsed.module), decision));
+    }
     problems
 }
 
@@ -102,16 +130,63 @@ fn check_module<'a>(parsed: &'a Parsed, data: &Value, graph: &mut Graph<'a>, pro
         let path = constant_path(&import.refr).join(".");
         if EXPERIMENTAL.contains(&path.as_str()) {
             let text = format!("`import {path}` changes the language in a way the engine does not know; remove it");
-            problems.push(problem_at(Code::Unsupported, &import.span, text));
+            problems.push(problem_at(Code::Experimental, &import.span, text));
         }
     }
+    check_imports(module, problems);
+    problems.extend(warning::unused_imports(module));
     for rule in &module.policy {
         graph.add_rule(names::rule_path(&package, rule), rule);
         if let Rule::Default { refr, .. } = rule.as_ref()
             && matches!(refr.as_ref(), Expr::RefBrack { .. })
         {
             let text = "a default for a bracketed name is answered wrongly by the engine; give the rule a plain name".to_owned();
-            problems.push(problem_at(Code::Unsupported, refr.span(), text));
+            problems.push(problem_at(Code::DefaultReference, refr.span(), text));
+        }
+        if let Rule::Default { value, .. } = rule.as_ref()
+            && let Some(computed) = computed(value)
+        {
+            let text = "a default must be a constant; compute in a rule".to_owned();
+            problems.push(problem_at(Code::DefaultValue, computed.span(), text));
+        }
+        if let Expr::RefDot { refr, .. } | Expr::RefBrack { refr, .. } = head(rule)
+            && steps(refr).0.span().text() == OURS
+        {
+            let text = format!("`{OURS}` is where functions of the engine room stand; give the rule another name");
+            problems.push(problem_at(Code::ReservedName, rule.span(), text));
+        }
+    }
+}
+
+/// A part of a default that is no constant. Comprehensions have scopes of their own, and OPA lets them be.
+fn computed(value: &Expr) -> Option<&Expr> {
+    match value {
+        Expr::Var { .. } | Expr::RefDot { .. } | Expr::RefBrack { .. } | Expr::Call { .. } => Some(value),
+        Expr::BinExpr { .. } | Expr::BoolExpr { .. } | Expr::ArithExpr { .. } | Expr::Membership { .. } => Some(value),
+        _ if comprehension(value).is_some() => None,
+        _ => children(value).into_iter().find_map(|child| computed(child)),
+    }
+}
+
+/// Names of imports: two may not be one, and some are reserved.
+fn check_imports(module: &Module, problems: &mut Vec<Problem>) {
+    let mut seen = BTreeMap::new();
+    for import in &module.imports {
+        let path = constant_path(&import.refr);
+        if !matches!(path.first().map(String::as_str), Some("data" | "input")) {
+            continue;
+        }
+        let Some(name) = import.r#as.as_ref().map(|alias| alias.text().to_owned()).or_else(|| path.last().cloned()) else {
+            continue;
+        };
+        let is_reserved = import.r#as.is_some() && matches!(name.as_str(), "data" | "input");
+        if is_reserved || name == OURS {
+            let text = format!("`{name}` is reserved; import under another name: `as …`");
+            problems.push(problem_at(Code::ReservedName, &import.span, text));
+        }
+        if seen.insert(name.clone(), ()).is_some() {
+            let text = format!("`{name}` is imported already; give one of the two an alias: `as …`");
+            problems.push(problem_at(Code::ImportConflict, &import.span, text));
         }
     }
 }
@@ -130,7 +205,7 @@ fn data_at(data: &Value, package: &[String]) -> Option<String> {
 }
 
 /// What concerns single rules: what they refer to, what they call, what they negate.
-fn check_rules(module: &Module, rules: &Rules, graph: &mut Graph<'_>, problems: &mut Vec<Problem>) {
+fn check_rules(module: &Module, rules: &Rules, purpose: Purpose, graph: &mut Graph<'_>, problems: &mut Vec<Problem>) {
     let package = names::package(module);
     let names = Names::of(module, rules);
     for rule in &module.policy {
@@ -139,21 +214,50 @@ fn check_rules(module: &Module, rules: &Rules, graph: &mut Graph<'_>, problems: 
             Seen::Reference { root, tail } => {
                 if let Root::Data(mut to) = names.root(root.text(), scopes) {
                     to.extend(tail.into_iter().map(str::to_owned));
+                    if purpose == Purpose::Serve && matches!(rules.get(&to), Some(RuleKind::Function(_))) {
+                        let text = format!("function `data.{}` is named and not called; call it", to.join("."));
+                        problems.push(problem_at(Code::FunctionReference, root, text));
+                    }
                     graph.add_need(rules, &path, &to);
                 }
             }
-            Seen::Call { function } => match resolve(function, &names, scopes) {
-                Callee::Rule(to) if matches!(rules.get(&to), Some(RuleKind::Function(_))) => graph.add_need(rules, &path, &to),
-                Callee::Rule(to) => problems.push(unknown_function(function, &format!("data.{}", to.join(".")))),
-                Callee::Builtin(name) => problems.extend(check_builtin(function, &name)),
-            },
+            Seen::Call { function, arguments, takes_answer } => {
+                let arity = match resolve(function, &names, scopes) {
+                    Callee::Rule(to) => match rules.get(&to) {
+                        Some(RuleKind::Function(arity)) => {
+                            graph.add_need(rules, &path, &to);
+                            Some(*arity)
+                        }
+                        _ => {
+                            problems.push(unknown_function(function, &format!("data.{}", to.join("."))));
+                            None
+                        }
+                    },
+                    Callee::Builtin(name) => {
+                        problems.extend(check_builtin(function, &name));
+                        builtins::arity(&name).map(usize::from)
+                    }
+                };
+                let fits = |arity| arguments == arity || (takes_answer && arguments == arity + 1);
+                if let Some(arity) = arity.filter(|arity| !fits(*arity)) {
+                    let name = constant_path(function).join(".");
+                    let text = format!("`{name}` takes {arity} arguments and gets {arguments}; pass as many as it takes");
+                    problems.push(problem_at(Code::Arity, function.span(), text));
+                }
+            }
             Seen::Statement(statement) => {
                 for with in &statement.with_mods {
-                    problems.extend(check_with(&with.refr, &names, scopes, rules));
+                    problems.extend(check_with(&with.refr, &names, scopes, rules, purpose));
                 }
             }
         });
-        problems.extend(safety::problems(rule, &names));
+        let declarations = assignment::problems(rule);
+        // What is declared wrongly is not bound either; saying so twice would bury the first.
+        if declarations.is_empty() {
+            problems.extend(safety::problems(rule, &names));
+        }
+        problems.extend(declarations);
+        problems.extend(warning::of_rule(rule, &names));
     }
 }
 
@@ -189,22 +293,23 @@ fn unknown_function(function: &Expr, name: &str) -> Problem {
 }
 
 /// `with` may replace the input and documents. Replacing a function is for tests, and regorus and OPA differ in it.
-fn check_with(target: &Expr, names: &Names<'_>, scopes: &Scopes<'_>, rules: &Rules) -> Option<Problem> {
+fn check_with(target: &Expr, names: &Names<'_>, scopes: &Scopes<'_>, rules: &Rules, purpose: Purpose) -> Option<Problem> {
     let path = constant_path(target);
-    let is_function = match path.split_first() {
-        Some((first, rest)) => match names.root(first, scopes) {
-            Root::Input => false,
-            Root::Data(mut to) => {
-                to.extend_from_slice(rest);
-                matches!(rules.get(&to), Some(RuleKind::Function(_)))
-            }
-            Root::Local => true,
-        },
-        None => true,
+    let name = path.join(".");
+    let is_function = match names.root(path.first()?, scopes) {
+        Root::Input => return None,
+        Root::Data(mut to) => {
+            to.extend(path.iter().skip(1).cloned());
+            matches!(rules.get(&to), Some(RuleKind::Function(_)))
+        }
+        Root::Local if builtins::arity(&name).is_some() || IO_BUILTINS.contains(&name.as_str()) => true,
+        Root::Local => {
+            let text = format!("`with {name}` replaces nothing; name a path below `input` or `data`");
+            return Some(problem_at(Code::WithTarget, target.span(), text));
+        }
     };
-    is_function.then(|| {
-        let text =
-            format!("`with {}` replaces a function, which only tests may do; pass what differs as an argument", path.join("."));
+    (is_function && purpose == Purpose::Serve).then(|| {
+        let text = format!("`with {name}` replaces a function, which only tests may do; pass what differs as an argument");
         problem_at(Code::FunctionMock, target.span(), text)
     })
 }
@@ -227,5 +332,7 @@ fn check_decision(rules: &Rules, decision: &[String]) -> Option<Problem> {
     Some(Problem::of_file(Code::NoDecision, "policy.decision", text))
 }
 
+#[cfg(test)]
+mod known_bad;
 #[cfg(test)]
 mod tests;

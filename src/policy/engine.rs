@@ -29,9 +29,10 @@ use self::{
 };
 use super::{
     builtins::context::{self, Drawn},
+    check::Purpose,
     input::Input,
     load::Sources,
-    problem::LoadError,
+    problem::{LoadError, Problem},
     wanted::Wanted,
 };
 use crate::{config, verdict::Reason};
@@ -51,6 +52,8 @@ pub struct PolicySet {
     bytecode: Option<Bytecode>,
     /// What of the input it can read.
     wanted: Wanted,
+    /// Warnings and notes about it.
+    findings: Vec<Problem>,
     revision: Arc<str>,
     digest: Arc<str>,
 }
@@ -67,13 +70,14 @@ impl PolicySet {
         let revision = sources.revision.clone().unwrap_or_else(|| sources.digest.chars().take(12).collect());
         let digest = sources.digest.clone();
         let wanted = Wanted::by(sources.modules.iter().map(|module| module.text.as_str()));
-        let Compiled { engine, rule, bytecode } = compile::compile(sources, config)?;
+        let Compiled { engine, rule, bytecode, findings } = compile::compile(sources, config, Purpose::Serve)?;
         Ok(Self {
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             engine,
             rule,
             bytecode,
             wanted,
+            findings,
             revision: revision.into(),
             digest: digest.into(),
         })
@@ -82,6 +86,11 @@ impl PolicySet {
     /// What the authors call it: the revision of the bundle's manifest, else the beginning of the digest.
     pub fn revision(&self) -> &Arc<str> {
         &self.revision
+    }
+
+    /// Warnings and notes that its author should know, the gravest first.
+    pub fn findings(&self) -> &[Problem] {
+        &self.findings
     }
 
     pub(super) fn wanted(&self) -> &Wanted {
@@ -153,7 +162,7 @@ impl PolicySet {
 
 impl fmt::Debug for PolicySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, rule, revision, digest, wanted: _, engine: _, bytecode: _ } = self;
+        let Self { generation, rule, revision, digest, wanted: _, engine: _, bytecode: _, findings: _ } = self;
         let mut debug = f.debug_struct("PolicySet");
         debug.field("generation", generation).field("rule", rule).field("revision", revision).field("digest", digest).finish()
     }

@@ -86,6 +86,11 @@ impl<'r> Names<'r> {
         Self { rules, package, imports, own }
     }
 
+    /// Whether the package has a rule of this name, or the module an import.
+    pub(super) fn declares(&self, name: &str) -> bool {
+        self.imports.contains_key(name) || self.own.contains(name)
+    }
+
     /// Whether `name`, where it is not local, is the input, a document, a rule or an import.
     pub(super) fn leads_to_document(&self, name: &str) -> bool {
         matches!(name, "input" | "data") || self.imports.contains_key(name) || self.own.contains(name)
@@ -157,6 +162,9 @@ pub(super) enum Seen<'a> {
     },
     Call {
         function: &'a Expr,
+        arguments: usize,
+        /// The call is a statement, where one argument more takes the answer.
+        takes_answer: bool,
     },
     Statement(&'a LiteralStmt),
 }
@@ -226,7 +234,10 @@ impl<'a> Walk<'a, '_> {
             Literal::SomeIn { key, value, collection, .. } => {
                 key.iter().chain([value, collection]).for_each(|expr| self.expr(expr));
             }
-            Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => self.expr(expr),
+            Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => match expr.as_ref() {
+                Expr::Call { fcn, params, .. } => self.call(fcn, params, true),
+                expr => self.expr(expr),
+            },
             Literal::Every { key, value, domain, query, .. } => {
                 self.expr(domain);
                 self.scopes.names.push(key.iter().chain([value]).map(Span::text).collect());
@@ -237,12 +248,16 @@ impl<'a> Walk<'a, '_> {
         statement.with_mods.iter().for_each(|with| self.expr(&with.r#as));
     }
 
+    fn call(&mut self, function: &'a Expr, params: &'a [Ref<Expr>], takes_answer: bool) {
+        (self.see)(Seen::Call { function, arguments: params.len(), takes_answer }, &self.scopes);
+        params.iter().for_each(|param| self.expr(param));
+    }
+
     fn expr(&mut self, expr: &'a Expr) {
         match expr {
             Expr::Var { .. } | Expr::RefDot { .. } | Expr::RefBrack { .. } => self.reference(expr),
             Expr::Call { fcn, params, .. } => {
-                (self.see)(Seen::Call { function: fcn }, &self.scopes);
-                params.iter().for_each(|param| self.expr(param));
+                self.call(fcn, params, false);
             }
             Expr::ArrayCompr { term, query, .. } | Expr::SetCompr { term, query, .. } => {
                 self.within(query, |walk| walk.expr(term));

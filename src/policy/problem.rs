@@ -1,9 +1,15 @@
-//! What is wrong with a policy set, said so that its author can mend it: place, code word, text with remedy.
+//! What is wrong with a policy set, said so that its author can mend it: place, code word, text with remedy. What each
+//! kind means is `code`'s.
+
+mod code;
 
 use std::fmt;
 
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use regorus::unstable::Span;
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+
+pub use self::code::{Code, Explanation, Severity};
 
 /// Why a policy set was refused. Prints one line for each problem.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -12,8 +18,8 @@ pub struct LoadError {
     pub problems: Vec<Problem>,
 }
 
-/// One mistake in the sources. Prints as `file:line:column: text [code]`, without what is not known of the place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// One finding in the sources. Prints as `file:line:column: text [code]`, without what is not known of the place.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     pub code: Code,
     /// The source as `policy.bundles` leads to it; a file inside an archive is `archive.tar.gz/inner/file.rego`.
@@ -24,18 +30,78 @@ pub struct Problem {
     pub column: u32,
     /// What is wrong, and what to do about it.
     pub text: String,
+    /// The line of the source that it is about, where there is one.
+    pub source: Option<String>,
 }
 
 impl Problem {
     /// A problem of a whole file.
     pub(super) fn of_file(code: Code, file: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { code, file: file.into(), line: 0, column: 0, text: text.into() }
+        Self { code, file: file.into(), line: 0, column: 0, text: text.into(), source: None }
+    }
+
+    pub fn severity(&self) -> Severity {
+        self.code.severity()
+    }
+
+    /// For people: the source line with a caret, what OPA does, what would happen, and what to write instead.
+    #[allow(dead_code, reason = "for `doorward check`")]
+    pub fn report(&self, colour: bool) -> String {
+        let Explanation { opa, effect, remedy } = self.code.explanation();
+        let level = match self.severity() {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+            Severity::Note => Level::NOTE,
+        };
+        let title = level.primary_title(self.text.as_str()).id(self.code.as_str());
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let notes = [format!("OPA {opa}"), format!("otherwise: {effect}")];
+        let explained = |mut group: annotate_snippets::Group<'_>| {
+            for note in &notes {
+                group = group.element(Level::NOTE.message(note.clone()));
+            }
+            renderer.render(&[group.element(Level::HELP.message(remedy))])
+        };
+        match &self.source {
+            Some(source) if self.line > 0 => {
+                let start: usize = source.chars().take(self.column.saturating_sub(1) as usize).map(char::len_utf8).sum();
+                let rest = source.get(start..).unwrap_or_default();
+                let length = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|length| *length > 0);
+                let end = start
+                    + length.unwrap_or_else(|| if rest.is_empty() { 0 } else { rest.chars().next().map_or(0, char::len_utf8) });
+                let snippet = Snippet::source(source.as_str())
+                    .line_start(self.line as usize)
+                    .path(self.file.as_str())
+                    .annotation(AnnotationKind::Primary.span(start..end));
+                explained(title.element(snippet))
+            }
+            _ => explained(title.element(annotate_snippets::Origin::path(self.file.as_str()))),
+        }
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { code, file, line, column, text, source } = self;
+        let Explanation { opa, effect, remedy } = code.explanation();
+        let mut fields = serializer.serialize_struct("Problem", 10)?;
+        fields.serialize_field("code", code)?;
+        fields.serialize_field("severity", &code.severity())?;
+        fields.serialize_field("file", file)?;
+        fields.serialize_field("line", line)?;
+        fields.serialize_field("column", column)?;
+        fields.serialize_field("text", text)?;
+        fields.serialize_field("source", source)?;
+        fields.serialize_field("opa", opa)?;
+        fields.serialize_field("effect", effect)?;
+        fields.serialize_field("remedy", remedy)?;
+        fields.end()
     }
 }
 
 /// A problem of the place that `span` begins at.
-pub(super) fn problem_at(code: Code, span: &Span, text: String) -> Problem {
-    Problem { code, file: span.source.get_path().clone(), line: span.line, column: span.col, text }
+pub(super) fn problem_at(code: Code, span: &Span, text: impl Into<String>) -> Problem {
+    Problem { line: span.line, column: span.col, ..Problem::of_file(code, span.source.get_path().clone(), text) }
 }
 
 impl From<Problem> for LoadError {
@@ -46,7 +112,7 @@ impl From<Problem> for LoadError {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { code, file, line, column, text } = self;
+        let Self { code, file, line, column, text, source: _ } = self;
         match (line, column) {
             (0, _) => write!(f, "{file}: {text} [{code}]"),
             (_, 0) => write!(f, "{file}:{line}: {text} [{code}]"),
@@ -67,68 +133,27 @@ impl fmt::Display for Listing<'_> {
     }
 }
 
-macro_rules! codes {
-    ($($(#[doc = $doc:literal])+ $variant:ident => $text:literal,)+) => {
-        /// The kind of a problem, as a word that scripts may match.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum Code { $($(#[doc = $doc])+ $variant,)+ }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-        impl Code {
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)+ }
-            }
+    #[test]
+    fn a_report_shows_the_line_and_what_to_do() {
+        let mut problem = Problem::of_file(Code::UnsafeVariable, "a.rego", "`x` is bound nowhere");
+        assert!(problem.report(false).contains("a.rego"), "{}", problem.report(false));
+        (problem.line, problem.column, problem.source) = (3, 10, Some("allow if xyz == \"ä\"".to_owned()));
+        let report = problem.report(false);
+        for part in [
+            "error[unsafe_variable]: `x` is bound nowhere",
+            "a.rego:3:10",
+            "allow if xyz",
+            "^^^",
+            "OPA refuses it",
+            "help: bind the variable",
+        ] {
+            assert!(report.contains(part), "{part} in {report}");
         }
-    };
-}
-
-codes! {
-    /// A file or folder cannot be read.
-    Unreadable => "unreadable",
-    /// What a path names is no policy source.
-    UnknownSource => "unknown_source",
-    /// A file, or all of them together, exceed `policy.limits`.
-    TooLarge => "too_large",
-    /// An archive is no bundle, or holds what doorward cannot run.
-    Bundle => "bundle",
-    /// A module or data lie outside the `roots` of their bundle.
-    Roots => "roots",
-    /// Rego, JSON or YAML that does not parse.
-    Parse => "parse",
-    /// Two sources say different things about one document.
-    Conflict => "conflict",
-    /// The Rego does not compile.
-    Compile => "compile",
-    /// The rule that decides does not exist.
-    NoDecision => "no_decision",
-    /// A rule depends on itself.
-    Recursion => "recursion",
-    /// Rules call each other, or expressions nest, deeper than is safe to evaluate.
-    TooDeep => "too_deep",
-    /// The policy set takes longer to compile than `policy.limits.compile`.
-    TooSlow => "too_slow",
-    /// A function that talks to the world outside.
-    IoBuiltin => "io_builtin",
-    /// A function that neither the engine nor the policy set has.
-    UnknownFunction => "unknown_function",
-    /// A function replaced by `with`.
-    FunctionMock => "function_mock",
-    /// Data at or below the path of a package.
-    DataUnderPackage => "data_under_package",
-    /// A variable that nothing binds.
-    UnsafeVariable => "unsafe_variable",
-    /// A variable or wildcard that only a negation has.
-    UnsafeNegation => "unsafe_negation",
-    /// Rego that the engine is known to answer wrongly.
-    Unsupported => "unsupported",
-    /// The policy fails even for an empty input.
-    Smoke => "smoke",
-    /// The engine itself failed.
-    Internal => "internal",
-}
-
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        let json = serde_json::to_value(&problem).unwrap();
+        assert_eq!((&json["severity"], &json["code"], &json["line"]), (&"error".into(), &"unsafe_variable".into(), &3.into()));
     }
 }

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use serde::Serialize;
+use tracing::{info, warn};
 
 use super::{
     engine::PolicySet,
     load,
-    problem::{LoadError, Problem},
+    problem::{LoadError, Problem, Severity},
 };
 use crate::{clock::Now, config};
 
@@ -91,6 +92,12 @@ impl PolicyStore {
             }
             Ok(Some(set)) => {
                 let (revision, digest) = (set.revision().to_string(), set.digest().to_string());
+                for finding in set.findings() {
+                    match finding.severity() {
+                        Severity::Error | Severity::Warning => warn!(%finding, "policy has a weakness"),
+                        Severity::Note => info!(%finding, "about the policy"),
+                    }
+                }
                 self.current.store(Some(Arc::new(set)));
                 *loaded_by = Some(config.clone());
                 status.revision = Some(revision.clone());

@@ -16,7 +16,7 @@ use regorus::unstable::{Expr, Literal, LiteralStmt, Module, Query, Rule, RuleAss
 use super::{
     names::{Names, declared},
     problem::Problem,
-    tree::pattern_names,
+    tree::{pattern_names, steps},
 };
 
 /// The text of a module as the engine shall read it. `text` is what `module` was parsed from.
@@ -115,8 +115,8 @@ impl<'a> Rewriter<'a> {
         let (RuleHead::Compr { span, .. } | RuleHead::Set { span, .. } | RuleHead::Func { span, .. }) = head;
         let (mut prologue, mut epilogue) = (String::new(), String::new());
         self.locals.push(bodies.first().map(|body| declared(&body.query)).unwrap_or_default());
-        let (start, end) = self.extent(span, false);
-        self.replace(start, end, |this| {
+        let extent = self.extent(span, false);
+        self.replace(extent, span.line, |this| {
             this.in_term = true;
             let mut text = match head {
                 RuleHead::Compr { refr, assign, .. } => this.head_reference(refr) + &this.assign(assign.as_ref()),
@@ -124,7 +124,14 @@ impl<'a> Rewriter<'a> {
                 RuleHead::Set { refr, key: Some(key), .. } => {
                     let after = this.text.get(refr.span().end as usize..).unwrap_or_default().trim_start();
                     let bracketed = !after.starts_with("contains");
-                    let (refr, key) = (this.head_reference(refr), this.top(key));
+                    let is_fixed = !print::is_scalar(key) || steps(refr).1.iter().all(|step| step.name().is_some());
+                    let refr = this.head_reference(refr);
+                    let mut key = this.top(key);
+                    if !is_fixed {
+                        // The engine stops at the first element of a set whose members are the same for each name.
+                        this.changes += 1;
+                        key = format!("[{key}][0]");
+                    }
                     if bracketed { format!("{refr}[{key}]") } else { format!("{refr} contains {key}") }
                 }
                 RuleHead::Func { refr, args, assign, .. } => {
@@ -171,8 +178,8 @@ impl<'a> Rewriter<'a> {
         self.locals.push(declared(query));
         let mut of_assign = String::new();
         if let Some(assign) = &body.assign {
-            let (start, end) = self.extent(&assign.span, false);
-            self.replace(start, end, |this| {
+            let extent = self.extent(&assign.span, false);
+            self.replace(extent, assign.span.line, |this| {
                 this.in_term = true;
                 let text = this.assign(Some(assign)).trim_start().to_owned();
                 this.in_term = false;
@@ -196,8 +203,8 @@ impl<'a> Rewriter<'a> {
             }
         }
         for statement in &query.stmts {
-            let (start, end) = self.extent(&statement.span, matches!(statement.literal, Literal::Expr { .. }));
-            self.replace(start, end, |this| {
+            let extent = self.extent(&statement.span, matches!(statement.literal, Literal::Expr { .. }));
+            self.replace(extent, statement.span.line, |this| {
                 let text = this.statement(statement);
                 if !bare {
                     return text;
@@ -210,12 +217,10 @@ impl<'a> Rewriter<'a> {
     }
 
     /// Replaces a part of the text by what `print` makes of it, if that is anything else, and keeps its lines.
-    fn replace(&mut self, start: usize, end: usize, print: impl FnOnce(&mut Self) -> String) {
+    fn replace(&mut self, (start, end): (usize, usize), line: u32, print: impl FnOnce(&mut Self) -> String) {
         let (variables, changes) = (self.variables, self.changes);
         let old = self.text.get(start..end).unwrap_or_default();
-        let before = self.text.get(..start).unwrap_or_default();
-        let first = line_count(before) + 1;
-        self.line = Some(first);
+        self.line = Some(line);
         let mut text = print(self);
         if self.changes == changes {
             self.variables = variables;

@@ -15,10 +15,10 @@ use crate::{
     config::{self, RegoVersion},
     policy::{
         builtins::{self, Errors},
-        check::{self, Parsed},
+        check::{self, Parsed, Purpose},
         load::{self, Sources},
         names::Names,
-        problem::{Code, LoadError, Problem},
+        problem::{Code, LoadError, Problem, Severity},
         rewrite::{
             self,
             lexical::{self, Lowered},
@@ -36,15 +36,16 @@ const STACK: usize = 16 << 20;
 /// The first evaluation warms up and may share its processor with a start-up.
 const SMOKE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Parses, checks, rewrites and compiles `sources`. Works on a thread of its own: on the caller's stack a deep policy
-/// could end the process, and there it can be left behind when it takes too long.
-pub(super) fn compile(sources: Sources, config: &config::Policy) -> Result<Compiled, LoadError> {
+/// Parses, checks, rewrites and compiles `sources`.
+/// Works on a thread of its own: on the caller's stack a deep policy could end the process, and there it can be left
+/// behind when it takes too long.
+pub(super) fn compile(sources: Sources, config: &config::Policy, purpose: Purpose) -> Result<Compiled, LoadError> {
     let internal = |text: String| LoadError::from(Problem::of_file(Code::Internal, "policy", text));
     let limit = config.limits.compile.duration();
     let config = config.clone();
     let (done, result) = mpsc::sync_channel(1);
     let work = move || {
-        let result = catch_unwind(AssertUnwindSafe(|| compile_here(sources, &config)));
+        let result = catch_unwind(AssertUnwindSafe(|| compile_here(sources, &config, purpose)));
         // Nobody waits for what took too long.
         let _ = done.send(result);
     };
@@ -77,11 +78,13 @@ pub(super) struct Compiled {
     /// The rule that decides, as the engine spells it.
     pub(super) rule: String,
     pub(super) bytecode: Option<Bytecode>,
+    /// Warnings and notes.
+    pub(super) findings: Vec<Problem>,
 }
 
-fn compile_here(sources: Sources, config: &config::Policy) -> Result<Compiled, LoadError> {
+fn compile_here(sources: Sources, config: &config::Policy, purpose: Purpose) -> Result<Compiled, LoadError> {
     let decision: Vec<_> = config.decision.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
-    let Front { units, modules, data } = front(sources, config.rego, Some(&decision), config.limits.depth)?;
+    let Front { units, modules, data, findings } = front(sources, config.rego, Some(&decision), config.limits.depth, purpose)?;
     let rule = rule_path(&decision);
     let bytecode = match config.rego {
         RegoVersion::V1 => {
@@ -99,7 +102,7 @@ fn compile_here(sources: Sources, config: &config::Policy) -> Result<Compiled, L
         problem.text = format!("fails even for an empty input: {}", problem.text);
         LoadError::from(problem)
     })?;
-    Ok(Compiled { engine, rule, bytecode })
+    Ok(Compiled { engine, rule, bytecode, findings })
 }
 
 /// What has been parsed, checked and rewritten.
@@ -108,9 +111,16 @@ struct Front {
     /// Name and text of each module as the engine shall read it.
     modules: Vec<(String, String)>,
     data: serde_json::Value,
+    findings: Vec<Problem>,
 }
 
-fn front(sources: Sources, rego: RegoVersion, decision: Option<&[String]>, depth: u32) -> Result<Front, LoadError> {
+fn front(
+    sources: Sources,
+    rego: RegoVersion,
+    decision: Option<&[String]>,
+    depth: u32,
+    purpose: Purpose,
+) -> Result<Front, LoadError> {
     let Sources { modules, data, .. } = sources;
     let mut problems = Vec::new();
     let mut units = Vec::with_capacity(modules.len());
@@ -121,20 +131,25 @@ fn front(sources: Sources, rego: RegoVersion, decision: Option<&[String]>, depth
         }
     }
     // With a module missing, the others would seem to call functions and rules that do not exist.
-    if problems.is_empty() {
-        problems = check::check(units.iter().map(|unit| &unit.parsed), &data, decision, depth);
-    }
     if !problems.is_empty() {
-        return Err(LoadError { problems: problems.into_iter().map(|problem| led_back(problem, &units)).collect() });
+        return Err(LoadError { problems });
+    }
+    let set = check::Set { data: &data, decision, depth, purpose };
+    let found = check::check(units.iter().map(|unit| &unit.parsed), &set);
+    let mut findings: Vec<_> = found.into_iter().map(|problem| led_back(problem, &units)).collect();
+    findings.sort_by(|a, b| (a.severity(), &a.file, a.line, a.column).cmp(&(b.severity(), &b.file, b.line, b.column)));
+    findings.dedup();
+    if findings.iter().any(|problem| problem.severity() == Severity::Error) {
+        return Err(LoadError { problems: findings });
     }
     let modules = rewrite_all(&units)?;
-    Ok(Front { units, modules, data })
+    Ok(Front { units, modules, data, findings })
 }
 
 /// An engine with all that a policy set goes through, for queries of OPA's suite.
 #[cfg(test)]
 pub(in crate::policy) fn prepare(sources: Sources, rego: RegoVersion, errors: Errors) -> Result<Engine, LoadError> {
-    let Front { units, modules, data } = front(sources, rego, None, 200)?;
+    let Front { units, modules, data, .. } = front(sources, rego, None, 200, Purpose::Serve)?;
     let rules = check::rules(units.iter().map(|unit| &unit.parsed));
     let mut engine = build(modules, data, rego, errors)?;
     if let Some(path) = rules.keys().next() {
@@ -173,22 +188,28 @@ fn rewrite_all(units: &[Unit]) -> Result<Vec<(String, String)>, LoadError> {
 fn led_back(mut problem: Problem, units: &[Unit]) -> Problem {
     if let Some(unit) = units.iter().find(|unit| unit.name == problem.file) {
         (problem.line, problem.column) = unit.lowered.original(&unit.source, problem.line, problem.column);
+        problem.source = line_of(&unit.source, problem.line);
     }
     problem
+}
+
+fn line_of(text: &str, line: u32) -> Option<String> {
+    text.lines().nth(line.checked_sub(1)? as usize).map(str::to_owned)
 }
 
 fn parse(module: load::Module, rego: RegoVersion) -> Result<Unit, Problem> {
     let load::Module { name, text, roots } = module;
     let lowered = lexical::lower(&text).map_err(|unreadable| {
         let (line, column) = lexical::place(&text, unreadable.at);
-        Problem { line, column, ..Problem::of_file(Code::Parse, &name, unreadable.text) }
+        Problem { line, column, source: line_of(&text, line), ..Problem::of_file(Code::Parse, &name, unreadable.text) }
     })?;
     let wrong = |error: anyhow::Error| {
         let mut problem = from_engine(Code::Parse, &error, &name);
         (problem.line, problem.column) = lowered.original(&text, problem.line, problem.column);
+        problem.source = line_of(&text, problem.line);
         problem
     };
-    let source = source(&name, &lowered.text)?;
+    let source = source(&name, &lowered.text).map_err(|problem| Problem { source: line_of(&text, problem.line), ..problem })?;
     let mut parser = Parser::new(&source).map_err(wrong)?;
     parser.set_max_col(MAX_COLUMNS);
     if rego == RegoVersion::V1 {
@@ -258,7 +279,7 @@ fn from_engine(code: Code, error: &anyhow::Error, file: &str) -> Problem {
         Some((parts.next()?.to_owned(), line, column))
     });
     let (file, line, column) = place.unwrap_or_else(|| (file.to_owned(), 0, 0));
-    Problem { code, file, line, column, text: message(&text) }
+    Problem { line, column, ..Problem::of_file(code, file, message(&text)) }
 }
 
 /// An error of the engine as one line with its place.

@@ -5,7 +5,10 @@
 use regorus::unstable::{BoolOp, Expr, Ref};
 
 use super::{Rewriter, operator, print};
-use crate::policy::tree::{children, comprehension};
+use crate::policy::{
+    problem::{Code, problem_at},
+    tree::{children, comprehension},
+};
 
 impl<'a> Rewriter<'a> {
     pub(super) fn not(&mut self, expr: &'a Expr, with: &str) -> String {
@@ -25,7 +28,13 @@ impl<'a> Rewriter<'a> {
                 let lhs = self.term(lhs, with);
                 format!("{lhs} {} {}", print::assignment(op), self.term(rhs, with))
             }
-            Expr::Call { fcn, params, .. } => self.applied(fcn, params, with),
+            Expr::Call { fcn, params, .. } => {
+                if super::collection::is_walk(fcn) {
+                    let text = "a negated `walk` is answered wrongly by the engine; negate a rule that has the walk in it";
+                    self.problems.push(problem_at(Code::Unsupported, expr.span(), text));
+                }
+                self.applied(fcn, params, with)
+            }
             _ => self.infix(expr, with).unwrap_or_else(|| self.term(expr, with)),
         }
     }

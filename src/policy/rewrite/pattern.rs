@@ -128,7 +128,8 @@ impl<'a> Rewriter<'a> {
     pub(super) fn arguments(&mut self, args: &'a [Ref<Expr>]) -> (Vec<String>, String) {
         let (mut texts, mut parts, mut bound) = (Vec::new(), Vec::new(), HashSet::new());
         for arg in args {
-            if holds_object(arg) {
+            // An argument that is computed is compared in the body, where what it reads is bound.
+            if holds_object(arg) || matches!(arg.as_ref(), Expr::Call { .. }) {
                 self.changes += 1;
                 let variable = self.variable();
                 self.flat(|this| this.part(arg, &variable, &mut bound, &mut parts));

@@ -162,6 +162,10 @@ impl<'a> Rewriter<'a> {
     }
 }
 
+pub(super) const fn is_scalar(expr: &Expr) -> bool {
+    matches!(expr, Expr::String { .. } | Expr::RawString { .. } | Expr::Number { .. } | Expr::Bool { .. } | Expr::Null { .. })
+}
+
 pub(super) const fn assignment(op: &AssignOp) -> &'static str {
     match op {
         AssignOp::Eq => "=",

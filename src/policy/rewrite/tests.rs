@@ -134,6 +134,8 @@ fn answers_are_those_of_opa() {
         ("allow := p\np[input.xs[i]] := i if i > 0", Some("{\"2\":1}")),
         ("allow if { some v in input.xs; w := v; not input.o[w] }", Some("true")),
         ("allow := walk(input.nested.k.v)[1]", Some("1")),
+        ("allow := f(\"a 1\")\nf($\"{x} {input.x}\") := 42 if x = \"a\"", Some("42")),
+        ("allow := p\np[q].r contains \"x\" if some q in [\"a\", \"b\"]", Some(r#"{"a":{"r":["x"]},"b":{"r":["x"]}}"#)),
         (
             "allow := $\"{input.x}{input.s} {input.o} {{[1, null]}} {input.missing} {set()}\"",
             Some(r#""1abc {\"a\": 1, \"b\": 2} {[1, null]} <undefined> set()""#),

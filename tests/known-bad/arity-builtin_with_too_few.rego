@@ -1,0 +1,4 @@
+# expect: arity
+package authz
+
+allow if startswith(input.path) == true

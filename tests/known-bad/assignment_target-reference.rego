@@ -1,0 +1,4 @@
+# expect: assignment_target
+package authz
+
+allow if input.user := "admin"

@@ -1,0 +1,6 @@
+# expect: default_value
+package authz
+
+default allow := input.fallback
+
+allow if input.user == "admin"

@@ -1,0 +1,6 @@
+# expect: experimental
+package authz
+
+import future.keywords.not
+
+allow if not input.blocked

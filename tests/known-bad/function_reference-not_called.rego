@@ -1,0 +1,6 @@
+# expect: function_reference
+package authz
+
+allow if is_admin
+
+is_admin(user) if user == "root"

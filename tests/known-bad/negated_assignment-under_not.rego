@@ -1,0 +1,4 @@
+# expect: negated_assignment
+package authz
+
+allow if not x := input.blocked

@@ -1,0 +1,4 @@
+# expect: no_decision
+package authz
+
+alow if input.user == "admin"

@@ -1,0 +1,4 @@
+# expect: parse
+package authz
+
+allow if $"{}" == "admin"

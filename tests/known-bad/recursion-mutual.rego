@@ -1,0 +1,8 @@
+# expect: recursion
+package authz
+
+allow if a
+
+a if b
+
+b if a

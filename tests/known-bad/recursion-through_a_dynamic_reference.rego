@@ -1,0 +1,4 @@
+# expect: recursion
+package authz
+
+allow if data.authz[input.rule]

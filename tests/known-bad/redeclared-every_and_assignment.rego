@@ -1,0 +1,4 @@
+# expect: redeclared
+package authz
+
+allow if every x in input.xs { x := 1 }

@@ -1,0 +1,7 @@
+# expect: referenced_above
+package authz
+
+allow if {
+	input.roles[x] == "admin"
+	x := 1
+}

@@ -1,0 +1,6 @@
+# expect: smoke
+package authz
+
+allow := 1
+
+allow := 2

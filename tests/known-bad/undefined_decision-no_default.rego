@@ -1,0 +1,4 @@
+# expect: undefined_decision
+package authz
+
+allow if input.user == "admin"

@@ -1,0 +1,4 @@
+# expect: unknown_function
+package authz
+
+allow if start_with(input.path, "/public")

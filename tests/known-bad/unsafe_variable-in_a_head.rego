@@ -1,0 +1,6 @@
+# expect: unsafe_variable
+package authz
+
+roles contains role if input.user
+
+allow if roles

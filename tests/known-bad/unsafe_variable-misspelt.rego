@@ -1,0 +1,4 @@
+# expect: unsafe_variable
+package authz
+
+allow if user == "admin"

@@ -1,0 +1,4 @@
+# expect: unsupported
+package authz
+
+allow if not walk(input.tree, [["a"], "secret"])

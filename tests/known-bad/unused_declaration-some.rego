@@ -1,0 +1,7 @@
+# expect: unused_declaration
+package authz
+
+allow if {
+	some user
+	input.user == "admin"
+}
