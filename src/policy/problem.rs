@@ -91,6 +91,14 @@ codes! {
     TooLarge => "too_large",
     /// An archive is no bundle, or holds what doorward cannot run.
     Bundle => "bundle",
+    /// A bundle is not signed as the configuration asks for.
+    Signature => "signature",
+    /// A bundle is older than one that was in force.
+    Rollback => "rollback",
+    /// A bundle that has not come over the network yet.
+    NotFetched => "not_fetched",
+    /// What `policy.cache` keeps cannot be used.
+    Cache => "cache",
     /// A module or data lie outside the `roots` of their bundle.
     Roots => "roots",
     /// Rego, JSON or YAML that does not parse.

@@ -134,7 +134,7 @@ fn private_key(json: &[u8]) -> Option<u32> {
     None
 }
 
-fn parse_yaml(file: &File) -> Result<Value, Problem> {
+pub(super) fn parse_yaml(file: &File) -> Result<Value, Problem> {
     let wrong = |line, text| Problem { line, ..Problem::of_file(Code::Parse, &file.label, text) };
     let text = std::str::from_utf8(&file.bytes).map_err(|_| wrong(0, "is not UTF-8; save it as UTF-8".to_owned()))?;
     let Yaml(value) = serde_saphyr::from_str(text).map_err(|error| {
