@@ -2,6 +2,7 @@
 //! Decisions run on a runtime of their own, with deep stacks; telemetry, operations and reloads on another, so that
 //! slow Rego cannot starve them.
 
+mod download;
 mod operations;
 mod reload;
 
@@ -143,6 +144,7 @@ impl App {
             refused: Told::default(),
             policy_refused: Told::default(),
             shadow_refused: Told::default(),
+            bundle_refused: Told::default(),
             trust_refused: Told::default(),
             certificate_refused: Told::default(),
             waiting: Told::default(),

@@ -1,6 +1,7 @@
 //! The configuration file: its types, how it is read, and what is said about a mistake in it. If a value deserialises
 //! it is valid; what spans several keys is checked in `config/check.rs`. Each component gets its own part of it.
 
+mod bundle;
 mod check;
 mod file;
 mod units;
@@ -18,6 +19,7 @@ use spiffe::{SpiffeId, TrustDomain};
 use url::Url;
 
 pub use self::{
+    bundle::{Bundle, Download, Poll, Signing, SigningAlgorithm, SigningKey, Source},
     file::{ConfigError, Environment, load},
     units::{Address, FileMode, Size, Span},
 };
@@ -204,7 +206,7 @@ pub struct Domain {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// Rego and data: files, folders and bundles (`.tar.gz`), loaded together.
+    /// Rego and data: files, folders and bundles (`.tar.gz`, from a path or an address), loaded together.
     pub bundles: Vec<Bundle>,
     /// The rule that decides, as a path below `data`.
     #[serde(default = "Policy::default_decision")]
@@ -221,6 +223,12 @@ pub struct Policy {
     /// differs, a record says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<Shadow>,
+    /// Keys that verify the `.signatures.json` of every bundle. With them, what is not signed is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing: Option<Signing>,
+    /// Folder that keeps the last good download of each bundle, for a start without network, and the newest revisions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -249,16 +257,24 @@ impl Policy {
         Some(Self { bundles, decision: decision.unwrap_or_else(|| self.decision.clone()), shadow: None, ..self.clone() })
     }
 
+    /// One file, folder or archive, and everything else by default.
+    #[cfg(test)]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self {
+            bundles: vec![Bundle::at(path)],
+            decision: Self::default_decision(),
+            rego: RegoVersion::default(),
+            compat: None,
+            limits: PolicyLimits::default(),
+            signing: None,
+            cache: None,
+            shadow: None,
+        }
+    }
+
     fn default_decision() -> String {
         "envoy/authz/allow".to_owned()
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Bundle {
-    /// A `.rego`, `.json` or `.yaml` file, a folder, or a `.tar.gz` bundle.
-    pub path: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -488,7 +504,9 @@ impl Config {
     fn resolve_paths(&mut self, folder: &Path) {
         let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
         let shadow = self.policy.shadow.iter_mut().flat_map(|shadow| &mut shadow.bundles);
-        self.policy.bundles.iter_mut().chain(shadow).for_each(|bundle| resolve(&mut bundle.path));
+        self.policy.bundles.iter_mut().chain(shadow).flat_map(Bundle::paths_mut).for_each(resolve);
+        self.policy.signing.iter_mut().flat_map(Signing::paths_mut).for_each(resolve);
+        self.policy.cache.iter_mut().for_each(resolve);
         self.trust.domains.values_mut().for_each(|domain| resolve(&mut domain.bundle));
         for tls in self.listeners.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
             resolve(&mut tls.certificate);

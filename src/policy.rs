@@ -1,4 +1,4 @@
-//! Rego: read from disk (`load`), refused where regorus would answer other than OPA or endanger the process (`check`),
+//! Rego: read from disk or from what was fetched (`load`, `downloads`), refused where regorus would answer other than OPA or endanger the process (`check`),
 //! compiled and evaluated (`engine`, with `builtins` made safe), and replaced while calls go on (`reload`). `input`
 //! builds the document that is asked about, of what is `wanted`, and `decision` reads the answer. Only files of this
 //! folder name regorus; nothing here knows Envoy.
@@ -6,6 +6,7 @@
 mod builtins;
 mod check;
 pub mod decision;
+pub mod downloads;
 mod engine;
 pub mod input;
 mod load;
@@ -15,6 +16,7 @@ mod oracle;
 mod problem;
 mod reload;
 mod rewrite;
+mod store;
 mod tree;
 mod wanted;
 

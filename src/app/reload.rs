@@ -20,6 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::download::Downloads;
 use crate::{
     authorizer::{Authorizer, Settings},
     clock::{self, Now},
@@ -57,6 +58,8 @@ pub(super) struct Reloader {
     pub(super) policy_refused: Told,
     /// The same of the second policy set.
     pub(super) shadow_refused: Told,
+    /// Why the last fetched bundle was refused by itself.
+    pub(super) bundle_refused: Told,
     /// Why the last trust bundles were refused.
     pub(super) trust_refused: Told,
     /// Why the last certificates of our listeners were refused.
@@ -175,6 +178,11 @@ impl Reloader {
                 let policy = PolicyRef { path, revision: Some(revision.into()), digest: digest.into() };
                 self.tell(PolicyRecord { outcome: PolicyOutcome::Loaded, policy: Some(policy), error: None }, now);
             }
+            Reload::Refused { error } if error.is_waiting() => {
+                if self.policy_refused.is_news(Some(&error.to_string())) {
+                    tracing::info!(bundles = %error, "waiting for bundles to be fetched");
+                }
+            }
             Reload::Refused { error } => {
                 let text = error.to_string();
                 if self.policy_refused.is_news(Some(&text)) {
@@ -216,6 +224,22 @@ impl Reloader {
         }
     }
 
+    /// A bundle that was fetched is refused before it gets as far as a reload.
+    pub(super) fn refuse_bundle(&self, error: &str, now: Now) {
+        if !self.bundle_refused.is_news(Some(error)) {
+            return;
+        }
+        tracing::error!(error, "refused a fetched bundle; what was in force stays in force");
+        self.metrics.policy_reloaded(Loaded::Refused);
+        let path: Arc<str> = self.config.load().policy.decision.as_str().into();
+        let policy = self.policies.current().map(|set| PolicyRef {
+            path,
+            revision: Some(Arc::clone(set.revision())),
+            digest: Arc::clone(set.digest()),
+        });
+        self.tell(PolicyRecord { outcome: PolicyOutcome::Refused, policy, error: Some(error.to_owned()) }, now);
+    }
+
     fn tell(&self, record: PolicyRecord, at: Now) {
         self.recorder.offer(Record { id: Uuid::now_v7(), at, body: Body::Policy(Box::new(record)) });
     }
@@ -244,7 +268,7 @@ pub(super) struct Told(ArcSwapOption<String>);
 
 impl Told {
     /// Keeps the text; true when it is there and was not told before.
-    fn is_news(&self, text: Option<&str>) -> bool {
+    pub(super) fn is_news(&self, text: Option<&str>) -> bool {
         let before = self.0.swap(text.map(|text| Arc::new(text.to_owned())));
         text.is_some() && before.as_ref().map(|before| before.as_str()) != text
     }
@@ -277,6 +301,8 @@ pub(super) async fn watch(reloader: Arc<Reloader>, stop: CancellationToken) {
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     look.reset();
+    let (fetched, mut deliveries) = mpsc::channel(1);
+    let mut downloads = Downloads::new(Arc::clone(&reloader), fetched, stop.clone());
     let mut watched = None;
     loop {
         // The watch stands before the files are read, so that no change falls between the two.
@@ -287,9 +313,14 @@ pub(super) async fn watch(reloader: Arc<Reloader>, stop: CancellationToken) {
                 break;
             }
         }
+        downloads.adjust();
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = hangup.recv() => tracing::info!("SIGHUP: reloading"),
+            _ = hangup.recv() => {
+                tracing::info!("SIGHUP: reloading");
+                downloads.hurry();
+            }
+            _ = deliveries.recv() => {}
             _ = changes.recv() => {
                 sleep(SETTLE).await;
                 let _ = changes.try_recv();
@@ -308,8 +339,10 @@ fn files(reloader: &Reloader) -> Vec<PathBuf> {
     let config = reloader.config.load();
     let mut files = vec![reloader.path.clone()];
     let shadow = config.policy.shadow.iter().flat_map(|shadow| &shadow.bundles);
-    files.extend(config.policy.bundles.iter().chain(shadow).map(|bundle| bundle.path.clone()));
+    files.extend(config.policy.bundles.iter().chain(shadow).filter_map(|bundle| bundle.path().map(Path::to_owned)));
     files.extend(config.trust.domains.values().map(|domain| domain.bundle.clone()));
+    let keys = config.policy.bundles.iter().filter_map(|bundle| config.policy.signing_of(bundle));
+    files.extend(keys.flat_map(|signing| signing.keys.into_values().map(|key| key.key_file)));
     let tls = config.listeners.iter().filter_map(|part| part.tls.as_ref());
     files.extend(tls.flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]));
     files.into_iter().map(|file| path::absolute(&file).unwrap_or(file)).collect()

@@ -1,6 +1,6 @@
 //! What spans several keys of the configuration: each finding names the key and says what to write instead.
 
-use super::{Address, Config, Listener, PeerProof, RecordWrite, Sink};
+use super::{Address, Config, Listener, PeerProof, RecordWrite, Sink, bundle};
 
 /// `(key, text)` for each mistake; empty when the configuration can be used.
 pub(super) fn check(config: &Config) -> Vec<(String, String)> {
@@ -17,6 +17,7 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
             "no policy source, so every call would be denied; add `- path: policy/`".to_owned(),
         ));
     }
+    bundle::check(&config.policy, &mut found);
     if !config.policy.decision.split('/').any(|part| !part.is_empty()) {
         found.push((
             "policy.decision".to_owned(),

@@ -1,18 +1,31 @@
-//! Policy sources from disk: files, folders and `.tar.gz` bundles become modules and one data document, by the rules
-//! of `opa run` and of OPA bundles. Rego is only read here; `engine` parses it.
+//! Policy sources: files, folders and `.tar.gz` bundles become modules and one data document, by the rules of `opa run`
+//! and of OPA bundles, once their `signature` is verified and their `revision` is no older than it may be. Rego is only
+//! read here; `engine` parses it. What was fetched comes from `downloads`.
 
 mod archive;
 mod data;
 mod folder;
+mod revision;
+mod signature;
 
-use std::{collections::BTreeSet, io::Read, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Read,
+    sync::Arc,
+};
 
 use aws_lc_rs::digest;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
+pub(super) use self::revision::accept;
 use super::problem::{Code, LoadError, Problem};
-use crate::config::{self, PolicyLimits, RegoVersion};
+use crate::{
+    clock::Now,
+    config::{self, Bundle, PolicyLimits, RegoVersion, Source},
+};
 
 /// Everything that was read, before any Rego is parsed.
 #[derive(Debug)]
@@ -24,6 +37,8 @@ pub(super) struct Sources {
     pub(super) revision: Option<String>,
     /// SHA-256 in hex over the names and contents of all files used.
     pub(super) digest: String,
+    /// Revision by name, of the bundles that have both.
+    pub(super) revisions: BTreeMap<String, String>,
 }
 
 /// One `.rego` file.
@@ -35,21 +50,95 @@ pub(super) struct Module {
     pub(super) roots: Option<Arc<[String]>>,
 }
 
-/// Reads every bundle of the configuration. All files that cannot be used are reported together.
+/// What was fetched of each bundle, by name.
+pub(super) type Fetched = BTreeMap<String, Bytes>;
+
+/// Reads the bundles of a configuration that fetches none.
+#[cfg(test)]
 pub(super) fn read(config: &config::Policy) -> Result<Sources, LoadError> {
+    read_all(config, &Fetched::new(), crate::clock::now())
+}
+
+/// Reads every bundle of the configuration. All files that cannot be used are reported together.
+pub(super) fn read_all(config: &config::Policy, fetched: &Fetched, now: Now) -> Result<Sources, LoadError> {
     let mut budget = Budget::new(&config.limits);
     let mut found = Found::default();
     for (index, bundle) in config.bundles.iter().enumerate() {
-        let files = match folder::is_archive(&bundle.path) {
-            true => archive::read(&bundle.path, &mut budget),
-            false => folder::read(&bundle.path, &mut budget),
-        };
-        match files {
-            Ok(files) => found.add(index, files, config.rego),
+        match files(config, bundle, fetched, now, &mut budget) {
+            Ok(files) => found.add(index, bundle, files, config),
             Err(problem) => found.problems.push(problem),
         }
     }
     found.finish()
+}
+
+/// Whether `bytes` are a sound `bundle`, seen by itself: an archive that can be read, signed as it must be, of a revision
+/// that may come into force, its data within its roots.
+pub(super) fn verify(config: &config::Policy, bundle: &Bundle, bytes: &Bytes, now: Now) -> Result<(), LoadError> {
+    let fetched = bundle.name.iter().map(|name| (name.clone(), bytes.clone())).collect();
+    let alone = config::Policy { bundles: vec![bundle.clone()], ..config.clone() };
+    read_all(&alone, &fetched, now).map(drop)
+}
+
+/// The files of one bundle that are used, once its signature is verified.
+fn files(
+    config: &config::Policy,
+    bundle: &Bundle,
+    fetched: &Fetched,
+    now: Now,
+    budget: &mut Budget,
+) -> Result<Vec<File>, Problem> {
+    let signing = config.signing_of(bundle);
+    let reach = if signing.is_some() { Reach::All } else { Reach::Used };
+    let label = label(bundle);
+    let mut files = match &bundle.source {
+        Source::Path(path) if folder::is_archive(path) => {
+            let unreadable = |error| Problem::of_file(Code::Unreadable, &label, format!("cannot be read: {error}"));
+            archive::read(&label, fs::File::open(path).map_err(unreadable)?, reach, budget)?
+        }
+        Source::Path(path) => folder::read(path, reach, budget)?,
+        Source::Url(download) => {
+            let bytes = fetched.get(&download.name).ok_or_else(|| {
+                Problem::of_file(Code::NotFetched, &label, "has not been fetched yet, and `policy.cache` has no copy of it")
+            })?;
+            archive::read(&label, bytes.as_ref(), reach, budget)?
+        }
+    };
+    let folder = bundle.path().filter(|path| !folder::is_archive(path));
+    match signing {
+        Some(signing) => signature::verify(&label, &files, folder, &signing, now)?,
+        None if !bundle.unsigned && signature::is_signed(&files) => {
+            let text =
+                "is signed, and there is no key to verify it with; add one to `policy.signing.keys`, or write `unsigned: true`";
+            return Err(Problem::of_file(Code::Signature, label, text));
+        }
+        None => {}
+    }
+    files.retain(|file| Reach::Used.covers(&file.path));
+    Ok(files)
+}
+
+/// What a bundle is called in messages.
+fn label(bundle: &Bundle) -> String {
+    match &bundle.source {
+        Source::Path(path) => path.display().to_string(),
+        Source::Url(download) => download.name.clone(),
+    }
+}
+
+/// Which files of a bundle are read: a signature covers those too that mean nothing to us.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Used,
+    All,
+}
+
+impl Reach {
+    fn covers(self, path: &[String]) -> bool {
+        let Some((name, folders)) = path.split_last() else { return false };
+        let hidden = folders.iter().any(|folder| folder.starts_with('.'));
+        self == Self::All || (!hidden && kind(name) != Kind::Ignored)
+    }
 }
 
 /// One file below an entry of `policy.bundles`.
@@ -78,6 +167,7 @@ enum Kind {
     Json,
     Yaml,
     Manifest,
+    Signature,
     /// A compiled target of a bundle, or a delta: nothing that can be evaluated here.
     Compiled,
     Ignored,
@@ -86,7 +176,8 @@ enum Kind {
 fn kind(name: &str) -> Kind {
     match name {
         ".manifest" => Kind::Manifest,
-        "policy.wasm" | "plan.json" | "patch.json" => Kind::Compiled,
+        signature::FILE => Kind::Signature,
+        "policy.wasm" | "plan.json" | "plan.pb" | "patch.json" | ".manifest.pb" => Kind::Compiled,
         _ if name.starts_with('.') || name.ends_with("_test.rego") => Kind::Ignored,
         _ if name.ends_with(".rego") => Kind::Rego,
         _ if name.ends_with(".json") => Kind::Json,
@@ -144,6 +235,9 @@ struct Manifest {
     revision: String,
     roots: Option<Vec<String>>,
     rego_version: Option<u8>,
+    /// Versions of single files, by pattern.
+    #[serde(default)]
+    file_rego_versions: BTreeMap<String, u8>,
     #[serde(default)]
     wasm: Vec<Value>,
 }
@@ -164,10 +258,20 @@ pub(super) fn within(roots: &[String], path: &str) -> bool {
     roots.iter().any(|root| path.strip_prefix(root.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
+/// Whether one of two roots lies within the other.
+fn overlaps(a: &str, b: &str) -> bool {
+    let covers = |a: &str, b: &str| a.is_empty() || within(&[a.to_owned()], b);
+    covers(a, b) || covers(b, a)
+}
+
 struct Found {
     modules: Vec<Module>,
     documents: data::Documents,
-    revisions: BTreeSet<String>,
+    revisions: BTreeMap<String, String>,
+    /// Every revision, of bundles without a name too.
+    all_revisions: BTreeSet<String>,
+    /// The bundles that own something, by what they are called, and what they own.
+    owners: Vec<(String, Arc<[String]>)>,
     digest: digest::Context,
     problems: Vec<Problem>,
 }
@@ -177,7 +281,9 @@ impl Default for Found {
         Self {
             modules: Vec::new(),
             documents: data::Documents::default(),
-            revisions: BTreeSet::new(),
+            revisions: BTreeMap::new(),
+            all_revisions: BTreeSet::new(),
+            owners: Vec::new(),
             digest: digest::Context::new(&digest::SHA256),
             problems: Vec::new(),
         }
@@ -186,12 +292,17 @@ impl Default for Found {
 
 impl Found {
     /// Takes the files of one entry, sorted by path.
-    fn add(&mut self, index: usize, files: Vec<File>, rego: RegoVersion) {
+    fn add(&mut self, index: usize, bundle: &Bundle, files: Vec<File>, config: &config::Policy) {
         let manifest = files.iter().find(|file| file.path.len() == 1 && kind(file.name()) == Kind::Manifest);
-        let manifest = match manifest.map(|file| parse_manifest(file, rego)).transpose() {
+        let manifest = match manifest.map(|file| parse_manifest(file, config.rego)).transpose() {
             Ok(manifest) => manifest,
             Err(problem) => return self.problems.push(problem),
         };
+        if let Some(manifest) = &manifest
+            && let Err(problem) = self.own(bundle, manifest).and_then(|()| revision::check(bundle, &manifest.revision, config))
+        {
+            return self.problems.push(problem);
+        }
         let roots = manifest.as_ref().and_then(Manifest::roots);
         for file in files {
             let kind = match kind(file.name()) {
@@ -199,7 +310,8 @@ impl Found {
                 kind => kind,
             };
             let is_data = matches!(kind, Kind::Json | Kind::Yaml);
-            if kind == Kind::Ignored || (is_data && manifest.is_some() && !is_bundle_data(file.name())) {
+            if matches!(kind, Kind::Ignored | Kind::Signature) || (is_data && manifest.is_some() && !is_bundle_data(file.name()))
+            {
                 continue;
             }
             self.hash(index, &file);
@@ -215,10 +327,33 @@ impl Found {
                     file.label,
                     "a compiled target or delta bundle cannot be evaluated here; build the bundle with `opa build --target rego`",
                 )),
-                Kind::Manifest | Kind::Ignored => {}
+                Kind::Manifest | Kind::Signature | Kind::Ignored => {}
             }
         }
-        self.revisions.extend(manifest.map(|manifest| manifest.revision).filter(|revision| !revision.is_empty()));
+        if let Some(revision) = manifest.map(|manifest| manifest.revision).filter(|revision| !revision.is_empty()) {
+            self.revisions.extend(bundle.name.iter().map(|name| (name.clone(), revision.clone())));
+            self.all_revisions.insert(revision);
+        }
+    }
+
+    /// Takes note of what a bundle owns; no two may own the same.
+    fn own(&mut self, bundle: &Bundle, manifest: &Manifest) -> Result<(), Problem> {
+        let label = label(bundle);
+        let overlap = |text: String| Err(Problem::of_file(Code::Roots, &label, text));
+        let roots = manifest.roots().unwrap_or_else(|| [String::new()].into());
+        for (index, root) in roots.iter().enumerate() {
+            if let Some(other) = roots.iter().skip(index + 1).find(|other| overlaps(root, other)) {
+                return overlap(format!("its manifest has `{root}` and `{other}` in `roots`, one below the other; keep one"));
+            }
+            for (owner, owned) in &self.owners {
+                if let Some(other) = owned.iter().find(|other| overlaps(root, other)) {
+                    let text = "let the manifests of the two name `roots` apart from each other";
+                    return overlap(format!("owns `data/{root}`, and bundle `{owner}` owns `data/{other}`; {text}"));
+                }
+            }
+        }
+        self.owners.push((label, roots));
+        Ok(())
     }
 
     fn add_module(&mut self, name: String, bytes: Vec<u8>, roots: Option<Arc<[String]>>) {
@@ -255,12 +390,13 @@ impl Found {
         if !self.problems.is_empty() {
             return Err(LoadError { problems: self.problems });
         }
-        let revision = self.revisions.into_iter().collect::<Vec<_>>().join(",");
+        let revision = self.all_revisions.into_iter().collect::<Vec<_>>().join(",");
         Ok(Sources {
             modules: self.modules,
             data,
             revision: (!revision.is_empty()).then_some(revision),
             digest: hex::encode(self.digest.finish()),
+            revisions: self.revisions,
         })
     }
 }
@@ -283,12 +419,13 @@ fn parse_manifest(file: &File, rego: RegoVersion) -> Result<Manifest, Problem> {
         RegoVersion::V0 => 0,
         RegoVersion::V1 => 1,
     };
-    match manifest.rego_version {
-        Some(version) if version != configured => {
+    let versions = manifest.rego_version.iter().chain(manifest.file_rego_versions.values());
+    match versions.copied().find(|version| *version != configured) {
+        Some(version) => {
             let text = format!("the bundle is written in Rego v{version}; set `policy.rego: v{version}`");
             Err(Problem::of_file(Code::Bundle, &file.label, text))
         }
-        _ => Ok(manifest),
+        None => Ok(manifest),
     }
 }
 

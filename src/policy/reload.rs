@@ -1,18 +1,28 @@
 //! The policy set in force, replaced as a whole while calls go on. What is refused displaces nothing, and says why.
 //! When to reload is the composer's business.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use arc_swap::ArcSwapOption;
 use serde::Serialize;
 use tracing::{info, warn};
 
 use super::{
+    downloads::{BundleStatus, Delivery, Downloads, View},
     engine::PolicySet,
     load,
-    problem::{LoadError, Problem, Severity},
+    problem::{Code, LoadError, Problem, Severity},
 };
-use crate::{clock::Now, config};
+use crate::{
+    clock::Now,
+    config::{self, Download},
+};
+
+/// Revision by name of a bundle.
+type Revisions = BTreeMap<String, String>;
 
 /// Holds the set in force, or none before the first that loads.
 #[derive(Debug, Default)]
@@ -21,6 +31,7 @@ pub struct PolicyStore {
     /// The configuration that the set in force was made by. Held while a reload works, so that none overtakes another.
     config: Mutex<Option<config::Policy>>,
     status: Mutex<Status>,
+    downloads: Downloads,
 }
 
 /// What a reload came to.
@@ -36,6 +47,13 @@ pub enum Reload {
     Refused {
         error: LoadError,
     },
+}
+
+impl LoadError {
+    /// Whether nothing is wrong but that a bundle has still to be fetched.
+    pub fn is_waiting(&self) -> bool {
+        self.problems.iter().all(|problem| problem.code == Code::NotFetched)
+    }
 }
 
 /// What is in force, and what was refused since.
@@ -55,6 +73,11 @@ pub struct Status {
     pub loads: u64,
     /// Reloads that were refused, since the start.
     pub refusals: u64,
+    /// The bundles that have a name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bundles: Vec<BundleStatus>,
+    #[serde(skip)]
+    revisions: Revisions,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -75,44 +98,102 @@ impl PolicyStore {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the sources again, and puts them in force if they are new and sound. Blocks for as long as that takes.
+    /// Reads the sources again, and puts them in force if they are new and sound. Where the newest downloads are not, good
+    /// ones take their place, so that one bad bundle holds up no other. Blocks for as long as that takes.
     pub fn reload(&self, config: &config::Policy, now: Now) -> Reload {
         let mut loaded_by = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = load::read(config).and_then(|sources| {
-            let in_force = self.current.load();
-            let same =
-                in_force.as_ref().is_some_and(|set| **set.digest() == *sources.digest) && loaded_by.as_ref() == Some(config);
-            if same { Ok(None) } else { PolicySet::compile(sources, config).map(Some) }
-        });
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        match result {
-            Ok(None) => {
-                status.last_error = None;
-                Reload::Unchanged
-            }
-            Ok(Some(set)) => {
-                let (revision, digest) = (set.revision().to_string(), set.digest().to_string());
-                for finding in set.findings() {
-                    match finding.severity() {
-                        Severity::Error | Severity::Warning => warn!(%finding, "policy has a weakness"),
-                        Severity::Note => info!(%finding, "about the policy"),
+        self.downloads.prepare(config, now);
+        let mut refused: Option<LoadError> = None;
+        for view in self.downloads.views() {
+            match self.attempt(config, loaded_by.as_ref() == Some(config), &view, now) {
+                Err(error) => drop(refused.get_or_insert(error)),
+                Ok(new) => {
+                    self.downloads.accept(config, &view);
+                    match (new, refused.take()) {
+                        (Some((set, revisions)), error) => {
+                            *loaded_by = Some(config.clone());
+                            return self.loaded(set, revisions, error, now);
+                        }
+                        (None, Some(error)) => return self.refused(error, now),
+                        (None, None) => {
+                            self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = None;
+                            return Reload::Unchanged;
+                        }
                     }
                 }
-                self.current.store(Some(Arc::new(set)));
-                *loaded_by = Some(config.clone());
-                status.revision = Some(revision.clone());
-                status.digest = Some(digest.clone());
-                status.loaded_at = Some(now.rfc3339());
-                status.last_error = None;
-                status.loads += 1;
-                Reload::Loaded { revision, digest }
-            }
-            Err(error) => {
-                status.last_error = Some(Refusal { at: now.rfc3339(), problems: error.problems.clone() });
-                status.refusals += 1;
-                Reload::Refused { error }
             }
         }
+        // There is always a view, and each one that fails says why.
+        self.refused(refused.unwrap_or_else(|| LoadError { problems: Vec::new() }), now)
+    }
+
+    /// The set that `view` makes, and the revisions of its bundles; none when it is in force already.
+    fn attempt(
+        &self,
+        config: &config::Policy,
+        same_config: bool,
+        view: &View,
+        now: Now,
+    ) -> Result<Option<(PolicySet, Revisions)>, LoadError> {
+        let fetched = view.iter().map(|(name, (delivery, _))| (name.clone(), delivery.bytes.clone())).collect();
+        let sources = load::read_all(config, &fetched, now).map_err(|mut error| {
+            self.downloads.explain(&mut error);
+            error
+        })?;
+        let in_force = self.current.load();
+        if same_config && in_force.as_ref().is_some_and(|set| **set.digest() == *sources.digest) {
+            return Ok(None);
+        }
+        let revisions = sources.revisions.clone();
+        let set = PolicySet::compile(sources, config)?;
+        for bundle in &config.bundles {
+            if let Some(revision) = bundle.name.as_ref().and_then(|name| revisions.get(name)) {
+                load::accept(bundle, revision, config)?;
+            }
+        }
+        Ok(Some((set, revisions)))
+    }
+
+    fn loaded(&self, set: PolicySet, revisions: Revisions, error: Option<LoadError>, now: Now) -> Reload {
+        let (revision, digest) = (set.revision().to_string(), set.digest().to_string());
+        for finding in set.findings() {
+            match finding.severity() {
+                Severity::Error | Severity::Warning => warn!(%finding, "policy has a weakness"),
+                Severity::Note => info!(%finding, "about the policy"),
+            }
+        }
+        self.current.store(Some(Arc::new(set)));
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.revision = Some(revision.clone());
+        status.digest = Some(digest.clone());
+        status.loaded_at = Some(now.rfc3339());
+        status.last_error = error.map(|error| Refusal { at: now.rfc3339(), problems: error.problems });
+        status.loads += 1;
+        status.revisions = revisions;
+        Reload::Loaded { revision, digest }
+    }
+
+    fn refused(&self, error: LoadError, now: Now) -> Reload {
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.last_error = Some(Refusal { at: now.rfc3339(), problems: error.problems.clone() });
+        status.refusals += 1;
+        Reload::Refused { error }
+    }
+
+    /// Takes a bundle that was fetched, if it is sound by itself; the next reload tries to put it in force. Returns
+    /// whether there is something to reload for.
+    pub fn offer(&self, config: &config::Policy, name: &str, delivery: Delivery, now: Now) -> Result<bool, LoadError> {
+        self.downloads.offer(config, name, delivery, now)
+    }
+
+    /// A request for a bundle brought nothing new, or failed with `error`.
+    pub fn asked(&self, name: &str, error: Option<String>) {
+        self.downloads.asked(name, error);
+    }
+
+    /// What to ask a server with for the newest copy that is here.
+    pub fn etag(&self, download: &Download) -> Option<String> {
+        self.downloads.etag(download)
     }
 
     /// Takes the set out of force. Only where nothing depends on one.
@@ -124,7 +205,9 @@ impl PolicyStore {
     }
 
     pub fn status(&self) -> Status {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        status.bundles = self.downloads.status(&status.revisions);
+        status
     }
 }
 

@@ -55,6 +55,8 @@ labels! {
     /// What a second policy set said beside the one in force: the same, another decision, another answer to the same
     /// decision, or one of the two failed to answer. A call that was not compared, because too many were, is dropped.
     Compared { Same => "same", Decision => "decision", Answer => "answer", Failed => "failed", Dropped => "dropped", }
+    /// What became of a request for a bundle; refused is one that came and is not sound.
+    Fetch { Fetched => "fetched", Unchanged => "unchanged", Refused => "refused", Failed => "failed", }
     /// How a caller reached a listener.
     Transport { Unix => "unix", Tcp => "tcp", Tls => "tls", }
     /// The kind of a record.
@@ -77,6 +79,7 @@ pub struct Metrics {
     records_queue: Gauge<u64>,
     policy_reloads: Vec<BoundCounter<u64>>,
     policy_loaded: Gauge<f64>,
+    bundle_fetches: Vec<BoundCounter<u64>>,
     trust_reloads: Vec<BoundCounter<u64>>,
     config_reloads: Vec<BoundCounter<u64>>,
     callers_refused: Vec<BoundCounter<u64>>,
@@ -99,6 +102,7 @@ impl Metrics {
         let stages = seconds("doorward.stage.duration", "Time spent in a part of a Check.");
         let records = counter("doorward.records", "Records, by what became of them.");
         let shadow = counter("doorward.shadow.compared", "Calls that a second policy set was asked about, by what came of it.");
+        let fetches = counter("doorward.bundle.fetches", "Requests for bundles, by what became of them.");
         let refused = counter("doorward.callers.refused", "Callers of a listener that may not call it.");
         meter
             .u64_gauge("doorward.build.info")
@@ -133,6 +137,7 @@ impl Metrics {
                 .with_unit("s")
                 .with_description("When the policy in force was loaded, in seconds since the Unix epoch.")
                 .build(),
+            bundle_fetches: Fetch::ALL.iter().map(|result| fetches.bind(&[KeyValue::new("result", result.as_str())])).collect(),
             trust_reloads: reloads("doorward.trust.reloads", "Attempts to read the trust bundles."),
             config_reloads: reloads("doorward.config.reloads", "Attempts to read the configuration again."),
             callers_refused: Transport::ALL
@@ -207,6 +212,10 @@ impl Metrics {
     /// The policy in force was loaded at `at`.
     pub fn policy_loaded(&self, at: Now) {
         self.policy_loaded.record(at.since_epoch().as_secs_f64(), &[]);
+    }
+
+    pub fn bundle_fetched(&self, result: Fetch) {
+        add(&self.bundle_fetches, result as usize);
     }
 
     pub fn trust_reloaded(&self, result: Reload) {

@@ -17,6 +17,7 @@ mod harness;
 mod cases;
 mod process;
 mod real_envoy;
+mod real_opa_bundles;
 mod real_telemetry;
 mod shadow;
 mod tidy;

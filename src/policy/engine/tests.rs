@@ -3,22 +3,12 @@
 use std::{fs, sync::Arc, thread};
 
 use super::*;
-use crate::{
-    config::{Bundle, PolicyLimits, RegoVersion},
-    policy::problem::Code,
-};
+use crate::{config::RegoVersion, policy::problem::Code};
 
 const LIMIT: Duration = Duration::from_millis(50);
 
 pub(in crate::policy) fn config(path: &std::path::Path, decision: &str) -> config::Policy {
-    config::Policy {
-        bundles: vec![Bundle { path: path.to_owned() }],
-        decision: decision.to_owned(),
-        rego: RegoVersion::V1,
-        compat: None,
-        limits: PolicyLimits::default(),
-        shadow: None,
-    }
+    config::Policy { decision: decision.to_owned(), ..config::Policy::at(path) }
 }
 
 /// Loads a folder of these files.

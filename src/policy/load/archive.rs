@@ -2,7 +2,6 @@
 //! names that leave it are refused, links and devices are skipped, and the unpacked size counts against the limits.
 
 use std::{
-    fs,
     io::{self, Read},
     path::{Component, Path},
 };
@@ -10,24 +9,21 @@ use std::{
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entry, EntryType};
 
-use super::{Budget, File, Kind, Manifest, kind};
+use super::{Budget, File, Kind, Manifest, Reach, kind};
 use crate::policy::problem::{Code, Problem};
 
-/// Reads the bundle at `path`, sorted by the path of each file.
-pub(super) fn read(path: &Path, budget: &mut Budget) -> Result<Vec<File>, Problem> {
-    let label = path.display().to_string();
+/// Reads a bundle, sorted by the path of each file.
+pub(super) fn read(label: &str, source: impl Read, reach: Reach, budget: &mut Budget) -> Result<Vec<File>, Problem> {
     let broken = |error: &io::Error| {
         let text = format!("is no readable `.tar.gz`: {error}; build it with `opa build -b`");
-        Problem::of_file(Code::Bundle, &label, text)
+        Problem::of_file(Code::Bundle, label, text)
     };
-    let source =
-        fs::File::open(path).map_err(|error| Problem::of_file(Code::Unreadable, &label, format!("cannot be read: {error}")))?;
     // Skipped entries cost time too, so the stream as a whole is bounded: headers and padding at most double the files.
     let stream = MultiGzDecoder::new(source).take(budget.left.saturating_mul(2).saturating_add(1 << 20));
     let mut files: Vec<File> = Vec::new();
     for entry in Archive::new(stream).entries().map_err(|error| broken(&error))? {
         let entry = entry.map_err(|error| broken(&error))?;
-        if let Some(file) = file(&label, entry, budget)? {
+        if let Some(file) = file(label, entry, reach, budget)? {
             files.push(file);
         }
     }
@@ -44,7 +40,7 @@ pub(super) fn read(path: &Path, budget: &mut Budget) -> Result<Vec<File>, Proble
     Ok(files)
 }
 
-fn file(label: &str, entry: Entry<'_, impl Read>, budget: &mut Budget) -> Result<Option<File>, Problem> {
+fn file(label: &str, entry: Entry<'_, impl Read>, reach: Reach, budget: &mut Budget) -> Result<Option<File>, Problem> {
     let raw = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
     let inner_label = format!("{label}/{}", raw.trim_start_matches(['.', '/']));
     let mut path = Vec::new();
@@ -58,10 +54,8 @@ fn file(label: &str, entry: Entry<'_, impl Read>, budget: &mut Budget) -> Result
             }
         }
     }
-    let Some((name, folders)) = path.split_last() else { return Ok(None) };
-    let hidden = folders.iter().any(|folder| folder.starts_with('.'));
-    if hidden || kind(name) == Kind::Ignored || !matches!(entry.header().entry_type(), EntryType::Regular | EntryType::Continuous)
-    {
+    let plain = matches!(entry.header().entry_type(), EntryType::Regular | EntryType::Continuous);
+    if path.is_empty() || !plain || !reach.covers(&path) {
         return Ok(None);
     }
     let bytes = budget.read(&inner_label, entry)?;

@@ -134,15 +134,16 @@ fn private_key(json: &[u8]) -> Option<u32> {
     None
 }
 
-fn parse_yaml(file: &File) -> Result<Value, Problem> {
+pub(super) fn parse_yaml(file: &File) -> Result<Value, Problem> {
     let wrong = |line, text| Problem { line, ..Problem::of_file(Code::Parse, &file.label, text) };
     let text = std::str::from_utf8(&file.bytes).map_err(|_| wrong(0, "is not UTF-8; save it as UTF-8".to_owned()))?;
-    let Yaml(value) = serde_saphyr::from_str(text).map_err(|error| {
-        let error = error.without_snippet();
-        let line = error.location().map_or(0, |location| u32::try_from(location.line()).unwrap_or(0));
-        let text = error.to_string();
-        wrong(line, format!("is no YAML: {}", text.lines().next().unwrap_or_default().trim_start_matches("error: ")))
-    })?;
+    let Yaml(value) =
+        serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true }).map_err(|error| {
+            let error = error.without_snippet();
+            let line = error.location().map_or(0, |location| u32::try_from(location.line()).unwrap_or(0));
+            let text = error.to_string();
+            wrong(line, format!("is no YAML: {}", text.lines().next().unwrap_or_default().trim_start_matches("error: ")))
+        })?;
     Ok(value)
 }
 

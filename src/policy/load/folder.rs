@@ -3,7 +3,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::{Budget, File, Kind, kind};
+use super::{Budget, File, Kind, Reach, kind};
 use crate::policy::problem::{Code, Problem};
 
 /// Folders below folders; beyond it a symbolic link leads back up.
@@ -15,16 +15,16 @@ pub(super) fn is_archive(path: &Path) -> bool {
 }
 
 /// Reads `path`, sorted by the path of each file.
-pub(super) fn read(path: &Path, budget: &mut Budget) -> Result<Vec<File>, Problem> {
+pub(super) fn read(path: &Path, reach: Reach, budget: &mut Budget) -> Result<Vec<File>, Problem> {
     let mut files = Vec::new();
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     if metadata.is_dir() {
-        walk(path, &mut Vec::new(), budget, &mut files)?;
+        walk(path, &mut Vec::new(), reach, budget, &mut files)?;
         files.sort_by(|a, b| a.path.cmp(&b.path));
         return Ok(files);
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if !metadata.is_file() || matches!(kind(&name), Kind::Ignored | Kind::Manifest | Kind::Compiled) {
+    if !metadata.is_file() || matches!(kind(&name), Kind::Ignored | Kind::Manifest | Kind::Signature | Kind::Compiled) {
         let text = "is no policy source; name a folder, a `.rego`, `.json` or `.yaml` file, or a `.tar.gz` bundle";
         return Err(Problem::of_file(Code::UnknownSource, path.display().to_string(), text));
     }
@@ -32,7 +32,7 @@ pub(super) fn read(path: &Path, budget: &mut Budget) -> Result<Vec<File>, Proble
     Ok(files)
 }
 
-fn walk(folder: &Path, inner: &mut Vec<String>, budget: &mut Budget, files: &mut Vec<File>) -> Result<(), Problem> {
+fn walk(folder: &Path, inner: &mut Vec<String>, reach: Reach, budget: &mut Budget, files: &mut Vec<File>) -> Result<(), Problem> {
     if inner.len() > MAX_DEPTH {
         let text = format!("more than {MAX_DEPTH} folders deep; does a symbolic link lead back up?");
         return Err(Problem::of_file(Code::Unreadable, folder.display().to_string(), text));
@@ -43,15 +43,16 @@ fn walk(folder: &Path, inner: &mut Vec<String>, budget: &mut Budget, files: &mut
         let Some(name) = name.to_str().map(str::to_owned) else {
             return Err(Problem::of_file(Code::Unreadable, path.display().to_string(), "its name is not UTF-8; rename it"));
         };
-        let hidden = name.starts_with('.') && !(inner.is_empty() && name == ".manifest");
-        if hidden {
+        let named = inner.is_empty() && matches!(kind(&name), Kind::Manifest | Kind::Signature | Kind::Compiled);
+        // What Kubernetes keeps behind the links of a ConfigMap starts with two dots.
+        if name.starts_with("..") || (name.starts_with('.') && !named && reach == Reach::Used) {
             continue;
         }
         let metadata = fs::metadata(&path).map_err(|error| unreadable(&path, &error))?;
         inner.push(name);
-        if metadata.is_dir() {
-            walk(&path, inner, budget, files)?;
-        } else if metadata.is_file() && inner.last().is_some_and(|name| kind(name) != Kind::Ignored) {
+        if metadata.is_dir() && !inner.last().is_some_and(|name| name.starts_with('.')) {
+            walk(&path, inner, reach, budget, files)?;
+        } else if metadata.is_file() && reach.covers(inner) {
             files.push(file(&path, inner.clone(), budget)?);
         }
         inner.pop();

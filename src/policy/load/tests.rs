@@ -10,14 +10,7 @@ use super::*;
 use crate::config::{Bundle, Size};
 
 fn config(path: &Path) -> config::Policy {
-    config::Policy {
-        bundles: vec![Bundle { path: path.to_owned() }],
-        decision: "a/allow".to_owned(),
-        rego: RegoVersion::V1,
-        compat: None,
-        shadow: None,
-        limits: PolicyLimits::default(),
-    }
+    config::Policy { decision: "a/allow".to_owned(), ..config::Policy::at(path) }
 }
 
 fn folder(files: &[(&str, &str)]) -> TempDir {
@@ -107,7 +100,7 @@ fn single_files_stand_at_the_root() {
     let folder = folder(&[("p.rego", "package a"), ("d.yaml", "a: 1"), ("d.json", r#"{"b": 2}"#)]);
     let mut config = config(&folder.path().join("p.rego"));
     for name in ["d.yaml", "d.json"] {
-        config.bundles.push(Bundle { path: folder.path().join(name) });
+        config.bundles.push(Bundle::at(folder.path().join(name)));
     }
     let sources = read(&config).unwrap();
     assert_eq!((names(&sources), &sources.data), (vec!["p.rego"], &json!({"a": 1, "b": 2})));

@@ -142,6 +142,7 @@ impl Case {
             modules: self.modules.iter().enumerate().map(module).collect(),
             data: self.data.clone().unwrap_or_else(|| Json::Object(serde_json::Map::new())),
             revision: None,
+            revisions: Default::default(),
             digest: String::new(),
         };
         let rego = if self.v0 { RegoVersion::V0 } else { RegoVersion::V1 };

@@ -60,6 +60,18 @@ codes! {
     /// An archive is no bundle, or holds what doorward cannot run.
     Bundle => "bundle", Error, "loads the kinds of bundle that it can run", "what decides would not be what was built",
         "build the bundle with `opa build --target rego`";
+    /// A bundle is not signed as the configuration asks for.
+    Signature => "signature", Error, "refuses it too", "somebody else's policy could decide",
+        "sign the bundle with `opa sign` and a key of `policy.signing`, or write `unsigned: true` by name";
+    /// A bundle is older than one that was in force.
+    Rollback => "rollback", Error, "loads it", "a mended hole could be opened again",
+        "build the bundle with a newer revision; to go back on purpose, delete its revision file in `policy.cache`";
+    /// A bundle that has not come over the network yet.
+    NotFetched => "not_fetched", Error, "waits for it too", "the policy would be incomplete",
+        "check the address, the credentials and the server; `policy.cache` lets a start do without";
+    /// What `policy.cache` keeps cannot be used.
+    Cache => "cache", Error, "refuses it too", "a damaged policy could decide",
+        "delete the file; it is fetched again";
     /// A module or data lie outside the `roots` of their bundle.
     Roots => "roots", Error, "refuses it too", "one bundle could change what another decides",
         "add the path to `roots` in the manifest, or move the file";

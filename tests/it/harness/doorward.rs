@@ -258,6 +258,7 @@ fn config(folder: &Path, setup: &Setup<'_>) -> String {
     } else {
         format!("records: {{sink: {{file: {{path: {folder}/records.jsonl}}}}}}\n")
     };
+    let bundles = if policy_lines.contains("bundles:") { "" } else { "  bundles: [{path: policy}]\n" };
     let decision = if policy_lines.contains("decision:") { "" } else { "  decision: envoy/authz/allow\n" };
     let evaluation = if policy_lines.contains("limits:") { "" } else { "  limits: {evaluation: 500ms}\n" };
     format!(
@@ -265,7 +266,7 @@ fn config(folder: &Path, setup: &Setup<'_>) -> String {
          listeners:\n\
          - address: unix://{folder}/authz.sock\n{listener}\
          {trust}\
-         policy:\n  bundles: [{{path: policy}}]\n{decision}{evaluation}{policy_lines}\
+         policy:\n{bundles}{decision}{evaluation}{policy_lines}\
          operations: {{address: \"127.0.0.1:0\"}}\n\
          {records}{telemetry}{limits}{top}"
     )
