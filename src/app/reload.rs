@@ -24,6 +24,7 @@ use crate::{
     authorizer::{Authorizer, Settings},
     clock::{self, Now},
     config::{self, Config},
+    envoy::descriptors::{Descriptors, Look},
     policy::{PolicyStore, Reload},
     readiness::Readiness,
     record::{Body, PolicyOutcome, PolicyRecord, PolicyRef, Record, Recorder},
@@ -47,6 +48,7 @@ pub(super) struct Reloader {
     /// The second policy set.
     pub(super) shadow: Arc<PolicyStore>,
     pub(super) trust: Arc<TrustStore>,
+    pub(super) descriptors: Arc<Descriptors>,
     pub(super) certificates: Vec<Arc<ServerTls>>,
     pub(super) readiness: Readiness,
     pub(super) recorder: Recorder,
@@ -59,6 +61,8 @@ pub(super) struct Reloader {
     pub(super) shadow_refused: Told,
     /// Why the last trust bundles were refused.
     pub(super) trust_refused: Told,
+    /// Why the last descriptors of gRPC messages were refused.
+    pub(super) descriptors_refused: Told,
     /// Why the last certificates of our listeners were refused.
     pub(super) certificate_refused: Told,
     /// Parts of the configuration on disk that need a restart.
@@ -80,6 +84,7 @@ impl Reloader {
         let config = self.config.load();
         self.reload_trust(&config);
         self.reload_certificates();
+        self.reload_descriptors(&config);
         self.reload_policy(&config);
         self.reload_shadow(&config);
         self.settle(&config);
@@ -160,6 +165,22 @@ impl Reloader {
         }
     }
 
+    fn reload_descriptors(&self, config: &Config) {
+        match self.descriptors.reload(config.policy.proto_descriptor.as_deref()) {
+            Ok(Look::Unchanged) => self.descriptors_refused.clear(),
+            Ok(Look::Changed) => {
+                self.descriptors_refused.clear();
+                tracing::info!("brought new descriptors of gRPC messages into force");
+            }
+            Err(error) => {
+                let text = format!("{:#}", anyhow::Error::from(error));
+                if self.descriptors_refused.is_news(Some(&text)) {
+                    tracing::error!(error = text, "refused new descriptors of gRPC messages; the old ones stay in force");
+                }
+            }
+        }
+    }
+
     fn reload_policy(&self, config: &Config) {
         let now = clock::now();
         let path: Arc<str> = config.policy.decision.as_str().into();
@@ -231,6 +252,7 @@ impl Reloader {
             "policy": self.policies.status(),
             "shadow": config.policy.shadow.as_ref().map(|_| self.shadow.status()),
             "trust": { "revision": hex::encode(self.trust.current().revision()), "refused": self.trust_refused.text() },
+            "descriptors": { "refused": self.descriptors_refused.text() },
             "certificates": { "refused": self.certificate_refused.text() },
             "config": { "refused": self.refused.text(), "needs_restart": self.waiting.text() },
             "insecure": config.listeners.iter().filter(|part| part.insecure).map(|part| part.address.to_string()).collect::<Vec<_>>(),
@@ -309,6 +331,7 @@ fn files(reloader: &Reloader) -> Vec<PathBuf> {
     let mut files = vec![reloader.path.clone()];
     let shadow = config.policy.shadow.iter().flat_map(|shadow| &shadow.bundles);
     files.extend(config.policy.bundles.iter().chain(shadow).map(|bundle| bundle.path.clone()));
+    files.extend(config.policy.proto_descriptor.clone());
     files.extend(config.trust.domains.values().map(|domain| domain.bundle.clone()));
     let tls = config.listeners.iter().filter_map(|part| part.tls.as_ref());
     files.extend(tls.flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]));

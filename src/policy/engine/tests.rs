@@ -16,6 +16,7 @@ pub(in crate::policy) fn config(path: &std::path::Path, decision: &str) -> confi
         decision: decision.to_owned(),
         rego: RegoVersion::V1,
         compat: None,
+        proto_descriptor: None,
         limits: PolicyLimits::default(),
         shadow: None,
     }

@@ -16,6 +16,7 @@ fn config(path: &Path) -> config::Policy {
         rego: RegoVersion::V1,
         compat: None,
         shadow: None,
+        proto_descriptor: None,
         limits: PolicyLimits::default(),
     }
 }
