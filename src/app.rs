@@ -27,6 +27,7 @@ use crate::{
     envoy::{
         self, CheckService, Health,
         check::Door,
+        descriptors::Descriptors,
         listener::{self, Callers, Listener, Occupied},
     },
     identity::{Identity, PeerRules, caller::CallerVerifier},
@@ -103,6 +104,8 @@ impl App {
         let metrics = telemetry.metrics();
         let trust = Arc::new(TrustStore::load(&config.trust).context("loading trust bundles")?);
         let (policies, shadow) = (Arc::new(PolicyStore::default()), Arc::new(PolicyStore::default()));
+        let descriptors = Arc::new(Descriptors::default());
+        descriptors.reload(config.policy.proto_descriptor.as_deref()).context("loading the descriptors of gRPC messages")?;
         let (recorder, records) = Recorder::start(&config.records, &instance, telemetry.metrics(), telemetry.logger())
             .context("starting the records")?;
         let readiness = Readiness::default();
@@ -137,6 +140,7 @@ impl App {
             policies,
             shadow,
             trust,
+            descriptors,
             certificates,
             readiness: readiness.clone(),
             recorder: recorder.clone(),
@@ -146,6 +150,7 @@ impl App {
             shadow_refused: Told::default(),
             bundle_refused: Told::default(),
             trust_refused: Told::default(),
+            descriptors_refused: Told::default(),
             certificate_refused: Told::default(),
             waiting: Told::default(),
             here: here_pairs(&environment, &instance),
@@ -178,6 +183,7 @@ impl App {
                     here: reloader.here(part.placement),
                 },
                 max_body: part.max_body.map(crate::config::Size::bytes),
+                descriptors: Arc::clone(&reloader.descriptors),
                 message: config.limits.message.bytes(),
                 decision: config.limits.decision.duration(),
             };

@@ -217,6 +217,10 @@ pub struct Policy {
     /// Behave as opa-envoy-plugin where our safe default differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compat: Option<Compat>,
+    /// FileDescriptorSet of the gRPC services behind Envoy (`protoc --include_imports --descriptor_set_out`), so that
+    /// `input.parsed_body` shows their messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proto_descriptor: Option<PathBuf>,
     #[serde(default)]
     pub limits: PolicyLimits,
     /// A second policy set, asked about the same calls after they are answered. It changes no answer; where its own
@@ -269,6 +273,7 @@ impl Policy {
             signing: None,
             cache: None,
             shadow: None,
+            proto_descriptor: None,
         }
     }
 
@@ -512,6 +517,7 @@ impl Config {
             resolve(&mut tls.certificate);
             resolve(&mut tls.key);
         }
+        self.policy.proto_descriptor.iter_mut().for_each(resolve);
         if let Sink::File(file) = &mut self.records.sink {
             resolve(&mut file.path);
         }

@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod decode;
+pub mod descriptors;
 pub mod encode;
 pub mod listener;
 

@@ -25,6 +25,7 @@ use crate::{
     authorizer::{Authorizer, Settings},
     clock::{self, Now},
     config::{self, Config},
+    envoy::descriptors::{Descriptors, Look},
     policy::{PolicyStore, Reload},
     readiness::Readiness,
     record::{Body, PolicyOutcome, PolicyRecord, PolicyRef, Record, Recorder},
@@ -48,6 +49,7 @@ pub(super) struct Reloader {
     /// The second policy set.
     pub(super) shadow: Arc<PolicyStore>,
     pub(super) trust: Arc<TrustStore>,
+    pub(super) descriptors: Arc<Descriptors>,
     pub(super) certificates: Vec<Arc<ServerTls>>,
     pub(super) readiness: Readiness,
     pub(super) recorder: Recorder,
@@ -62,6 +64,8 @@ pub(super) struct Reloader {
     pub(super) bundle_refused: Told,
     /// Why the last trust bundles were refused.
     pub(super) trust_refused: Told,
+    /// Why the last descriptors of gRPC messages were refused.
+    pub(super) descriptors_refused: Told,
     /// Why the last certificates of our listeners were refused.
     pub(super) certificate_refused: Told,
     /// Parts of the configuration on disk that need a restart.
@@ -83,6 +87,7 @@ impl Reloader {
         let config = self.config.load();
         self.reload_trust(&config);
         self.reload_certificates();
+        self.reload_descriptors(&config);
         self.reload_policy(&config);
         self.reload_shadow(&config);
         self.settle(&config);
@@ -158,6 +163,22 @@ impl Reloader {
                 if self.trust_refused.is_news(Some(&text)) {
                     tracing::error!(error = text, "refused new trust bundles; the old ones stay in force");
                     self.metrics.trust_reloaded(Loaded::Refused);
+                }
+            }
+        }
+    }
+
+    fn reload_descriptors(&self, config: &Config) {
+        match self.descriptors.reload(config.policy.proto_descriptor.as_deref()) {
+            Ok(Look::Unchanged) => self.descriptors_refused.clear(),
+            Ok(Look::Changed) => {
+                self.descriptors_refused.clear();
+                tracing::info!("brought new descriptors of gRPC messages into force");
+            }
+            Err(error) => {
+                let text = format!("{:#}", anyhow::Error::from(error));
+                if self.descriptors_refused.is_news(Some(&text)) {
+                    tracing::error!(error = text, "refused new descriptors of gRPC messages; the old ones stay in force");
                 }
             }
         }
@@ -255,6 +276,7 @@ impl Reloader {
             "policy": self.policies.status(),
             "shadow": config.policy.shadow.as_ref().map(|_| self.shadow.status()),
             "trust": { "revision": hex::encode(self.trust.current().revision()), "refused": self.trust_refused.text() },
+            "descriptors": { "refused": self.descriptors_refused.text() },
             "certificates": { "refused": self.certificate_refused.text() },
             "config": { "refused": self.refused.text(), "needs_restart": self.waiting.text() },
             "insecure": config.listeners.iter().filter(|part| part.insecure).map(|part| part.address.to_string()).collect::<Vec<_>>(),
@@ -340,6 +362,7 @@ fn files(reloader: &Reloader) -> Vec<PathBuf> {
     let mut files = vec![reloader.path.clone()];
     let shadow = config.policy.shadow.iter().flat_map(|shadow| &shadow.bundles);
     files.extend(config.policy.bundles.iter().chain(shadow).filter_map(|bundle| bundle.path().map(Path::to_owned)));
+    files.extend(config.policy.proto_descriptor.clone());
     files.extend(config.trust.domains.values().map(|domain| domain.bundle.clone()));
     let keys = config.policy.bundles.iter().filter_map(|bundle| config.policy.signing_of(bundle));
     files.extend(keys.flat_map(|signing| signing.keys.into_values().map(|key| key.key_file)));

@@ -25,7 +25,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use super::{decode, encode};
+use super::{decode, descriptors::Descriptors, encode};
 use crate::{
     authorizer::{Authorizer, Call, Listener, Settings},
     clock,
@@ -56,6 +56,8 @@ pub struct Door {
     pub listener: Listener,
     /// `max_body` of the listener, in bytes.
     pub max_body: Option<usize>,
+    /// Of the messages of gRPC calls.
+    pub descriptors: Arc<Descriptors>,
     /// Largest CheckRequest, in bytes.
     pub message: usize,
     /// Longest time for a decision.
@@ -191,7 +193,12 @@ impl Door {
         }
         match CheckRequest::decode(message) {
             Ok(check) => {
-                let decoded = decode::decode(check, &decode::Settings { max_body: self.max_body, compat: settings.compat });
+                let settings = decode::Settings {
+                    max_body: self.max_body,
+                    compat: settings.compat,
+                    descriptors: self.descriptors.current(),
+                };
+                let decoded = decode::decode(check, &settings);
                 (decoded.request, decoded.parse_error.map(Problem::Unparsable))
             }
             Err(error) => (Request::unread(), Some(Problem::Refused(Reason::Undecodable, error.to_string()))),

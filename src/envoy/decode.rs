@@ -10,6 +10,8 @@ mod path;
 mod query;
 mod url;
 
+use std::sync::Arc;
+
 use envoy_types::{
     ext_authz::v3::pb::CheckRequest,
     pb::envoy::{
@@ -20,6 +22,7 @@ use envoy_types::{
         },
     },
 };
+use prost_reflect::DescriptorPool;
 use thiserror::Error;
 
 use self::{body::BodyError, escape::BadEscape, query::QueryError};
@@ -34,6 +37,8 @@ pub struct Settings {
     /// Envoy's `max_request_bytes`, in bytes.
     pub max_body: Option<usize>,
     pub compat: Option<Compat>,
+    /// Of the messages of gRPC calls.
+    pub descriptors: Option<Arc<DescriptorPool>>,
 }
 
 /// The request, with the text of the parse error when path, query or body cannot be parsed (answer 400,
@@ -95,7 +100,8 @@ fn parse(http: &mut Http, settings: &Settings) -> Result<(), ParseError> {
     http.parsed_path = path::parse(path).map_err(ParseError::Path)?;
     http.parsed_query = query::parse(query).map_err(ParseError::Query)?;
     let limit = settings.max_body.filter(|_| settings.compat.is_none());
-    http.parsed_body = body::parse(&http.headers, &http.body, &http.raw_body, limit).map_err(ParseError::Body)?;
+    let context = body::Context { limit, descriptors: settings.descriptors.as_deref(), path: &http.parsed_path };
+    http.parsed_body = body::parse(&http.headers, &http.body, &http.raw_body, &context).map_err(ParseError::Body)?;
     Ok(())
 }
 
@@ -154,6 +160,9 @@ fn address(address: core::Address) -> Address {
         },
     }
 }
+
+#[cfg(test)]
+pub use self::body::descriptors_of_tests;
 
 #[cfg(test)]
 mod tests;

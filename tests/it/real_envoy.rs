@@ -158,6 +158,42 @@ async fn grpc_calls_get_grpc_statuses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn d26_a_policy_reads_a_field_of_a_grpc_message() {
+    let descriptors = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(descriptors.path(), tonic_health::pb::FILE_DESCRIPTOR_SET).unwrap();
+    let policy = "package envoy.authz\ndefault allow := false\nallow if input.parsed_body == {}\nallow if input.parsed_body.service == \"shop\"\n";
+    let lines = format!("  proto_descriptor: {}\n", descriptors.path().display());
+    let doorward = Doorward::start(&Setup { policy: Some(policy), policy_lines: &lines, ..Setup::default() });
+    doorward.wait_ready();
+    let (http, echo, grpc) = (upstream::http().await, upstream::echo().await, upstream::grpc().await);
+    let filter = "              with_request_body: {max_request_bytes: 8192, pack_as_bytes: true}\n";
+    let options = Options { grpc: Some(grpc), filter, ..Options::default() };
+    let Some(envoy) = Envoy::start(&doorward, http, echo, &options) else { return };
+    let client = envoy.client(&doorward, Some(&doorward.ca.svid(READER)), Http::Two);
+    let call = |message: &[u8]| {
+        let frame = [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()], message].concat();
+        request("POST", "/grpc.health.v1.Health/Check")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Full::new(Bytes::from(frame)))
+            .unwrap()
+    };
+    let status = |answer: &crate::harness::client::Answer| {
+        answer.header("grpc-status").or(answer.trailers.get("grpc-status").map(String::as_str)).map(str::to_owned)
+    };
+    for (what, message, expected) in [
+        ("empty, and served", b"".as_slice(), "0"),
+        ("allowed, and unknown to the server", b"\x0a\x04shop", "5"),
+        ("another service", b"\x0a\x04bank", "7"),
+    ] {
+        let answer = client.send(call(message)).await;
+        assert_eq!(status(&answer).as_deref(), Some(expected), "{what}: {answer:?}");
+    }
+    let broken = client.send(call(b"\x0a\x09shop")).await;
+    assert_eq!(doorward.record(broken.decision())["body"]["reason"], "request_parse_error");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tcp_connections_are_decided_too() {
     let policy = format!(
         "{POLICY}\nallow := true if {{\n    input.action.protocol == \"tcp\"\n    input.peer.spiffe_id == \"{READER}\"\n}}\n"

@@ -1,12 +1,18 @@
 //! `input.parsed_body` and `input.truncated_body`, as opa-envoy-plugin gives them, and one case that the plugin does
 //! not see: a body cut at exactly Envoy's limit.
 //!
-//! gRPC bodies (by descriptor) and multipart bodies are not read here: they give nothing to policy, but what is said
-//! below about cut bodies holds for them too.
+//! This file tells bodies apart and knows which are cut; `grpc` and `multipart` read the two that have a form of their
+//! own.
 
+mod grpc;
+mod media;
+mod multipart;
+
+use prost_reflect::DescriptorPool;
 use serde_json::Value;
 use thiserror::Error;
 
+use self::{grpc::GrpcError, multipart::MultipartError};
 use super::{
     json::{self, JsonError},
     query::{self, QueryError},
@@ -22,14 +28,28 @@ pub enum BodyError {
     Json(JsonError),
     #[error("form: {0}")]
     Form(QueryError),
+    #[error("gRPC: {0}")]
+    Grpc(GrpcError),
+    #[error("multipart: {0}")]
+    Multipart(MultipartError),
+}
+
+/// What else is known about a call than its headers and body.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Context<'a> {
+    /// Envoy's `max_request_bytes`.
+    pub limit: Option<usize>,
+    pub descriptors: Option<&'a DescriptorPool>,
+    /// `input.parsed_path`: service and method of a gRPC call.
+    pub path: &'a [String],
 }
 
 /// Reads a body by its content type. `text` is used when there is some, else `raw` (Envoy's `pack_as_bytes`).
 ///
-/// With `limit`, Envoy's `max_request_bytes`, a body that reaches it is taken as cut unless its `content-length` says
+/// With a `limit` in `context`, a body that reaches it is taken as cut unless its `content-length` says
 /// that it ends there: Envoy asks as soon as it has that many bytes, and then says `x-envoy-auth-partial-body: false`
 /// although more may follow.
-pub fn parse(headers: &Headers, text: &str, raw: &[u8], limit: Option<usize>) -> Result<Body, BodyError> {
+pub fn parse(headers: &Headers, text: &str, raw: &[u8], context: &Context<'_>) -> Result<Body, BodyError> {
     if headers.get("x-envoy-auth-partial-body") == Some("true") {
         return Ok(Body::Truncated);
     }
@@ -48,13 +68,22 @@ pub fn parse(headers: &Headers, text: &str, raw: &[u8], limit: Option<usize>) ->
         }
     }
     let ends_here = length == Some(Ok(size));
-    if !ends_here && limit.is_some_and(|limit| payload.len() >= limit) {
+    if !ends_here && context.limit.is_some_and(|limit| payload.len() >= limit) {
         return Ok(Body::Truncated);
     }
     match kind {
         Kind::Json => json::parse(payload).map(Body::Parsed).map_err(BodyError::Json),
         Kind::Form => form(payload).map(Body::Parsed).map_err(BodyError::Form),
-        Kind::Grpc | Kind::Multipart | Kind::Other => Ok(Body::None),
+        Kind::Grpc => match context.descriptors {
+            // The text form of a body has lost what is no UTF-8, so it is never read as gRPC.
+            Some(pool) if !raw.is_empty() => grpc::parse(pool, context.path, raw).map_err(BodyError::Grpc),
+            _ => Ok(Body::None),
+        },
+        Kind::Multipart => {
+            let parsed = multipart::parse(headers.get("content-type").unwrap_or_default(), payload);
+            parsed.map(|parsed| parsed.map_or(Body::None, Body::Parsed)).map_err(BodyError::Multipart)
+        }
+        Kind::Other => Ok(Body::None),
     }
 }
 
@@ -95,6 +124,9 @@ fn form(payload: &[u8]) -> Result<Value, QueryError> {
 }
 
 #[cfg(test)]
+pub use self::grpc::tests::descriptors as descriptors_of_tests;
+
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 
@@ -109,7 +141,7 @@ mod tests {
     }
 
     fn read(list: &[(&str, &str)], text: &str) -> Result<Body, String> {
-        parse(&headers(list), text, b"", None).map_err(|error| error.to_string())
+        parse(&headers(list), text, b"", &Context::default()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -140,7 +172,13 @@ mod tests {
         {
             let at = |length: &str| read(&[("content-type", kind), ("content-length", length)], text);
             for length in ["2", "+2", "1", "0", "-1"] {
-                assert_eq!(at(length), Ok(parsed.clone()), "{kind} {length}");
+                // Two bytes are no multipart body: it is read, and refused.
+                let read = if kind == MULTIPART {
+                    Err("multipart: no boundary where a part should begin".to_owned())
+                } else {
+                    Ok(parsed.clone())
+                };
+                assert_eq!(at(length), read, "{kind} {length}");
             }
             for length in ["3", "9223372036854775807"] {
                 assert_eq!(at(length), Ok(Body::Truncated), "{kind} {length}");
@@ -191,7 +229,9 @@ mod tests {
 
     #[test]
     fn d21b_body_of_exactly_the_limit_is_cut_unless_its_length_says_otherwise() {
-        let at = |list: &[(&str, &str)], text: &str, limit| parse(&headers(list), text, b"", limit).unwrap();
+        let at = |list: &[(&str, &str)], text: &str, limit| {
+            parse(&headers(list), text, b"", &Context { limit, ..Context::default() }).unwrap()
+        };
         let json = ("content-type", JSON);
         let partial = ("x-envoy-auth-partial-body", "false");
         let whole = Body::Parsed(json!([1]));
@@ -211,10 +251,10 @@ mod tests {
     #[test]
     fn d22_raw_body_is_read_like_body_and_only_without_one() {
         let list = headers(&[("content-type", JSON)]);
-        assert_eq!(parse(&list, "", b"{\"a\":\"\xff\"}", None).unwrap(), Body::Parsed(json!({"a": "\u{fffd}"})));
-        assert_eq!(parse(&list, "1", b"2", None).unwrap(), Body::Parsed(json!(1)));
+        assert_eq!(parse(&list, "", b"{\"a\":\"\xff\"}", &Context::default()).unwrap(), Body::Parsed(json!({"a": "\u{fffd}"})));
+        assert_eq!(parse(&list, "1", b"2", &Context::default()).unwrap(), Body::Parsed(json!(1)));
         let list = headers(&[("content-type", FORM)]);
-        assert_eq!(parse(&list, "", b"a=%ff&a=2", None).unwrap(), Body::Parsed(json!({"a": ["\u{fffd}", "2"]})));
+        assert_eq!(parse(&list, "", b"a=%ff&a=2", &Context::default()).unwrap(), Body::Parsed(json!({"a": ["\u{fffd}", "2"]})));
     }
 
     #[test]
@@ -240,12 +280,24 @@ mod tests {
         assert_eq!(read(&form, "a=1;b=2"), Err("form: semicolon where `&` separates parameters".to_owned()));
         assert_eq!(read(&form, "a=%zz"), Err("form: invalid percent-escape `%zz`".to_owned()));
         assert_eq!(read(&form, &"a&".repeat(10_000)), Err("form: more than 10000 parameters".to_owned()));
-        assert_eq!(read(&[("content-type", MULTIPART)], "--x\r\n"), Ok(Body::None));
+        assert_eq!(read(&[("content-type", MULTIPART)], "--x\r\n"), Err("multipart: a part has no end".to_owned()));
+        assert_eq!(read(&[("content-type", "multipart/form-data")], "--x\r\n"), Ok(Body::None));
     }
 
     #[test]
-    fn d26_grpc_bodies_are_not_read_yet() {
+    fn d26_grpc_bodies_without_descriptors_or_raw_bytes_are_null() {
         let list = headers(&[("content-type", "application/grpc")]);
-        assert_eq!(parse(&list, "", b"\0\0\0\0\x05abc", None).unwrap(), Body::None);
+        assert_eq!(parse(&list, "", b"\0\0\0\0\x05abc", &Context::default()).unwrap(), Body::None);
+        let pool = DescriptorPool::decode(descriptors_of_tests().as_slice()).unwrap();
+        let path = ["shop.Orders".to_owned(), "Place".to_owned()];
+        let context = Context { limit: None, descriptors: Some(&pool), path: &path };
+        let frame = b"\0\0\0\0\x02\x10\x03";
+        assert_eq!(parse(&list, "", frame, &context).unwrap(), Body::Parsed(json!({"count": 3})));
+        let text = str::from_utf8(frame).unwrap();
+        assert_eq!(parse(&list, text, b"", &context).unwrap(), Body::None);
+        assert_eq!(
+            parse(&list, "", frame, &Context { path: &[], ..context }).unwrap_err().to_string(),
+            "gRPC: path of 0 segments, a gRPC call has two"
+        );
     }
 }
