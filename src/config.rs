@@ -243,6 +243,18 @@ impl Shadow {
 }
 
 impl Policy {
+    /// The default settings for sources that a command line names.
+    pub fn of_paths(paths: &[PathBuf], rego: RegoVersion) -> Self {
+        Self {
+            bundles: paths.iter().map(|path| Bundle { path: path.clone() }).collect(),
+            decision: Self::default_decision(),
+            rego,
+            compat: None,
+            limits: PolicyLimits::default(),
+            shadow: None,
+        }
+    }
+
     /// The second policy set, loaded and evaluated under the same settings.
     pub fn of_shadow(&self) -> Option<Self> {
         let Shadow { bundles, decision, sample: _ } = self.shadow.clone()?;

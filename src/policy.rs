@@ -15,6 +15,7 @@ mod oracle;
 mod problem;
 mod reload;
 mod rewrite;
+pub mod testing;
 mod tree;
 mod wanted;
 

@@ -35,10 +35,23 @@ pub(super) struct Module {
     pub(super) roots: Option<Arc<[String]>>,
 }
 
+/// What a policy set is loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To decide calls.
+    Serve,
+    /// To be tested: with the tests beside it, which may replace functions.
+    Test,
+}
+
 /// Reads every bundle of the configuration. All files that cannot be used are reported together.
 pub(super) fn read(config: &config::Policy) -> Result<Sources, LoadError> {
-    let mut budget = Budget::new(&config.limits);
-    let mut found = Found::default();
+    read_for(Purpose::Serve, config)
+}
+
+pub(super) fn read_for(purpose: Purpose, config: &config::Policy) -> Result<Sources, LoadError> {
+    let mut budget = Budget { purpose, ..Budget::new(&config.limits) };
+    let mut found = Found { purpose, ..Found::default() };
     for (index, bundle) in config.bundles.iter().enumerate() {
         let files = match folder::is_archive(&bundle.path) {
             true => archive::read(&bundle.path, &mut budget),
@@ -83,11 +96,12 @@ enum Kind {
     Ignored,
 }
 
-fn kind(name: &str) -> Kind {
+fn kind(name: &str, purpose: Purpose) -> Kind {
     match name {
         ".manifest" => Kind::Manifest,
         "policy.wasm" | "plan.json" | "patch.json" => Kind::Compiled,
-        _ if name.starts_with('.') || name.ends_with("_test.rego") => Kind::Ignored,
+        _ if name.starts_with('.') => Kind::Ignored,
+        _ if name.ends_with("_test.rego") && purpose == Purpose::Serve => Kind::Ignored,
         _ if name.ends_with(".rego") => Kind::Rego,
         _ if name.ends_with(".json") => Kind::Json,
         _ if name.ends_with(".yaml") || name.ends_with(".yml") => Kind::Yaml,
@@ -97,6 +111,7 @@ fn kind(name: &str) -> Kind {
 
 /// What may still be read, over all bundles.
 struct Budget {
+    purpose: Purpose,
     file: u64,
     total: u64,
     left: u64,
@@ -109,7 +124,7 @@ impl Budget {
 
     fn new(limits: &PolicyLimits) -> Self {
         let total = limits.total.bytes() as u64;
-        Self { file: limits.file.bytes() as u64, total, left: total, files_left: Self::MAX_FILES }
+        Self { purpose: Purpose::Serve, file: limits.file.bytes() as u64, total, left: total, files_left: Self::MAX_FILES }
     }
 
     /// Reads a whole file, or says which limit it breaks.
@@ -165,6 +180,7 @@ pub(super) fn within(roots: &[String], path: &str) -> bool {
 }
 
 struct Found {
+    purpose: Purpose,
     modules: Vec<Module>,
     documents: data::Documents,
     revisions: BTreeSet<String>,
@@ -175,6 +191,7 @@ struct Found {
 impl Default for Found {
     fn default() -> Self {
         Self {
+            purpose: Purpose::Serve,
             modules: Vec::new(),
             documents: data::Documents::default(),
             revisions: BTreeSet::new(),
@@ -187,14 +204,14 @@ impl Default for Found {
 impl Found {
     /// Takes the files of one entry, sorted by path.
     fn add(&mut self, index: usize, files: Vec<File>, rego: RegoVersion) {
-        let manifest = files.iter().find(|file| file.path.len() == 1 && kind(file.name()) == Kind::Manifest);
+        let manifest = files.iter().find(|file| file.path.len() == 1 && kind(file.name(), self.purpose) == Kind::Manifest);
         let manifest = match manifest.map(|file| parse_manifest(file, rego)).transpose() {
             Ok(manifest) => manifest,
             Err(problem) => return self.problems.push(problem),
         };
         let roots = manifest.as_ref().and_then(Manifest::roots);
         for file in files {
-            let kind = match kind(file.name()) {
+            let kind = match kind(file.name(), self.purpose) {
                 Kind::Compiled if manifest.is_none() && file.name().ends_with(".json") => Kind::Json,
                 kind => kind,
             };

@@ -20,3 +20,4 @@ mod real_envoy;
 mod real_telemetry;
 mod shadow;
 mod tidy;
+mod tools;

@@ -37,7 +37,7 @@ pub(super) fn read(path: &Path, budget: &mut Budget) -> Result<Vec<File>, Proble
         return Err(Problem::of_file(Code::Bundle, &file.label, "stands twice in the archive; build it again"));
     }
     // Unlike a folder, an archive is a bundle even without a manifest.
-    if !files.iter().any(|file| file.path.len() == 1 && kind(file.name()) == Kind::Manifest) {
+    if !files.iter().any(|file| file.path.len() == 1 && kind(file.name(), budget.purpose) == Kind::Manifest) {
         let bytes = Manifest::EMPTY.to_vec();
         files.insert(0, File { label: format!("{label}/.manifest"), path: vec![".manifest".to_owned()], bytes });
     }
@@ -60,7 +60,9 @@ fn file(label: &str, entry: Entry<'_, impl Read>, budget: &mut Budget) -> Result
     }
     let Some((name, folders)) = path.split_last() else { return Ok(None) };
     let hidden = folders.iter().any(|folder| folder.starts_with('.'));
-    if hidden || kind(name) == Kind::Ignored || !matches!(entry.header().entry_type(), EntryType::Regular | EntryType::Continuous)
+    if hidden
+        || kind(name, budget.purpose) == Kind::Ignored
+        || !matches!(entry.header().entry_type(), EntryType::Regular | EntryType::Continuous)
     {
         return Ok(None);
     }

@@ -24,7 +24,7 @@ pub(super) fn read(path: &Path, budget: &mut Budget) -> Result<Vec<File>, Proble
         return Ok(files);
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if !metadata.is_file() || matches!(kind(&name), Kind::Ignored | Kind::Manifest | Kind::Compiled) {
+    if !metadata.is_file() || matches!(kind(&name, budget.purpose), Kind::Ignored | Kind::Manifest | Kind::Compiled) {
         let text = "is no policy source; name a folder, a `.rego`, `.json` or `.yaml` file, or a `.tar.gz` bundle";
         return Err(Problem::of_file(Code::UnknownSource, path.display().to_string(), text));
     }
@@ -51,7 +51,7 @@ fn walk(folder: &Path, inner: &mut Vec<String>, budget: &mut Budget, files: &mut
         inner.push(name);
         if metadata.is_dir() {
             walk(&path, inner, budget, files)?;
-        } else if metadata.is_file() && inner.last().is_some_and(|name| kind(name) != Kind::Ignored) {
+        } else if metadata.is_file() && inner.last().is_some_and(|name| kind(name, budget.purpose) != Kind::Ignored) {
             files.push(file(&path, inner.clone(), budget)?);
         }
         inner.pop();
