@@ -62,7 +62,7 @@ pub(super) fn check<'m>(
         check_rules(&parsed.module, &rules, &mut graph, &mut problems);
     }
     if purpose == Purpose::Test {
-        // Tests replace functions, and the engine answers the plain forms of that as OPA does.
+        // Tests replace functions.
         problems.retain(|problem| problem.code != Code::FunctionMock);
     }
     problems.extend(graph.problems(depth));

@@ -123,8 +123,9 @@ pub fn run(config: &config::Policy, plan: &Plan, progress: &(dyn Fn(usize, usize
     let mut results = results;
     let mut explained = 0;
     for (test, result) in tests.iter().zip(&mut results) {
-        let wanted = result.outcome == Outcome::Fail || test.keys.is_some() && result.outcome == Outcome::Pass;
-        if wanted && explained < EXPLAINED {
+        // The cases belong to the verdict, so that they are looked for however many tests failed before.
+        let has_cases = test.keys.is_some() && matches!(result.outcome, Outcome::Pass | Outcome::Fail);
+        if has_cases || (result.outcome == Outcome::Fail && explained < EXPLAINED) {
             explained += usize::from(result.outcome == Outcome::Fail);
             probe::explain(test, result, &sources, config, plan.limit);
         }
