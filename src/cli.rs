@@ -5,6 +5,7 @@ mod completion;
 mod config;
 mod health;
 mod serve;
+mod test;
 
 use std::{
     fmt::Display,
@@ -45,6 +46,7 @@ Examples:
   doorward serve --config doorward.yaml     serve Envoy
   doorward config show --config FILE        what the file comes to, defaults filled in
   doorward config schema                    every key and its form, as JSON Schema
+  doorward test policy/                     run the tests of a policy
   doorward health                           is the local doorward ready?
 
 Exit codes: 0 done, 1 failed, 2 denied, 3 invalid";
@@ -58,6 +60,8 @@ enum Command {
     Config(config::Command),
     /// Ask a running doorward whether it is ready
     Health(health::Args),
+    /// Run the tests of a policy, as `opa test` does
+    Test(test::Args),
     /// Print a completion script for a shell
     Completion(completion::Args),
 }
@@ -78,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Config(command) => config::run(&command),
         Command::Health(args) => health::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Completion(args) => completion::run(&args),
     };
     exit.into()

@@ -255,6 +255,21 @@ impl Shadow {
 }
 
 impl Policy {
+    /// The default settings for sources that a command line names. Whoever names a bundle there need not have its key.
+    pub fn of_paths(paths: &[PathBuf], rego: RegoVersion) -> Self {
+        Self {
+            bundles: paths.iter().map(|path| Bundle { unsigned: true, ..Bundle::at(path) }).collect(),
+            decision: Self::default_decision(),
+            rego,
+            compat: None,
+            proto_descriptor: None,
+            limits: PolicyLimits::default(),
+            signing: None,
+            cache: None,
+            shadow: None,
+        }
+    }
+
     /// The second policy set, loaded and evaluated under the same settings.
     pub fn of_shadow(&self) -> Option<Self> {
         let Shadow { bundles, decision, sample: _ } = self.shadow.clone()?;
@@ -264,17 +279,9 @@ impl Policy {
     /// One file, folder or archive, and everything else by default.
     #[cfg(test)]
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self {
-            bundles: vec![Bundle::at(path)],
-            decision: Self::default_decision(),
-            rego: RegoVersion::default(),
-            compat: None,
-            limits: PolicyLimits::default(),
-            signing: None,
-            cache: None,
-            shadow: None,
-            proto_descriptor: None,
-        }
+        let mut policy = Self::of_paths(&[path.into()], RegoVersion::default());
+        policy.bundles.iter_mut().for_each(|bundle| bundle.unsigned = false);
+        policy
     }
 
     fn default_decision() -> String {

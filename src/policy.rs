@@ -17,6 +17,7 @@ mod problem;
 mod reload;
 mod rewrite;
 mod store;
+pub mod testing;
 mod tree;
 mod wanted;
 

@@ -222,7 +222,6 @@ impl JsonSchema for Bundle {
 
 impl Bundle {
     /// A file, folder or archive and nothing else said about it.
-    #[cfg(test)]
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self { name: None, source: Source::Path(path.into()), signing: None, unsigned: false, forbid_rollback: false }
     }

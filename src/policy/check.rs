@@ -21,7 +21,7 @@ use self::graph::{Graph, MAX_NESTING};
 pub(super) use self::text::check_text;
 use super::{
     builtins,
-    load::within,
+    load::{Purpose, within},
     names::{self, Names, Path, Root, RuleKind, Rules, Scopes, Seen},
     problem::{Code, Problem, problem_at},
     tree::{children, comprehension, constant_path, head, steps},
@@ -41,16 +41,6 @@ pub(super) struct Parsed {
     pub(super) module: Module,
     /// The `roots` of its bundle.
     pub(super) roots: Option<Arc<[String]>>,
-}
-
-/// What a policy set is loaded for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// To decide calls.
-    Serve,
-    /// To be tested: tests may replace functions.
-    #[allow(dead_code, reason = "for `doorward test`")]
-    Test,
 }
 
 /// What the checks know besides the modules.

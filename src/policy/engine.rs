@@ -1,7 +1,7 @@
 //! A policy set in force: parsed, checked, compiled once, and evaluated on many threads. What is read is `load`'s, what
 //! is refused `check`'s, and what an answer means `decision`'s.
 
-mod answer;
+pub(super) mod answer;
 mod bytecode;
 mod compile;
 
@@ -22,14 +22,13 @@ use tracing::debug;
 
 #[cfg(test)]
 pub(super) use self::compile::prepare;
-pub(super) use self::compile::{MAX_COLUMNS, one_line};
+pub(super) use self::compile::{MAX_COLUMNS, compile_for, one_line, rule_path};
 use self::{
     bytecode::{Bytecode, Verdict},
     compile::Compiled,
 };
 use super::{
     builtins::context::{self, Drawn},
-    check::Purpose,
     input::Input,
     load::Sources,
     problem::{LoadError, Problem},
@@ -70,7 +69,7 @@ impl PolicySet {
         let revision = sources.revision.clone().unwrap_or_else(|| sources.digest.chars().take(12).collect());
         let digest = sources.digest.clone();
         let wanted = Wanted::by(sources.modules.iter().map(|module| module.text.as_str()));
-        let Compiled { engine, rule, bytecode, findings } = compile::compile(sources, config, Purpose::Serve)?;
+        let Compiled { engine, rule, bytecode, findings } = compile::compile(sources, config)?;
         Ok(Self {
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             engine,
@@ -191,7 +190,7 @@ thread_local! {
 }
 
 /// One evaluation on an engine of this thread; how the engine fails is told apart by the caller.
-fn run(engine: &mut Engine, rule: &str, input: &Value, limit: Duration) -> Result<Value, anyhow::Error> {
+pub(super) fn run(engine: &mut Engine, rule: &str, input: &Value, limit: Duration) -> Result<Value, anyhow::Error> {
     engine.set_execution_timer_config(ExecutionTimerConfig { limit, check_interval: CHECK_INTERVAL });
     engine.set_input(input.clone());
     let value = engine.eval_rule(rule.to_owned());
@@ -204,7 +203,7 @@ fn run(engine: &mut Engine, rule: &str, input: &Value, limit: Duration) -> Resul
 }
 
 /// Errors that pass through a rule or function keep only their text.
-fn is_timeout(error: &anyhow::Error) -> bool {
+pub(super) fn is_timeout(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(LimitError::TimeLimitExceeded { .. }))
         || error.chain().any(|cause| cause.to_string().contains("execution exceeded time limit"))
 }

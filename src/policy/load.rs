@@ -53,16 +53,34 @@ pub(super) struct Module {
 /// What was fetched of each bundle, by name.
 pub(super) type Fetched = BTreeMap<String, Bytes>;
 
+/// What a policy set is loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To decide calls.
+    Serve,
+    /// To be tested: with the tests beside it, which may replace functions.
+    Test,
+}
+
 /// Reads the bundles of a configuration that fetches none.
+pub(super) fn read_for(purpose: Purpose, config: &config::Policy) -> Result<Sources, LoadError> {
+    read_with(purpose, config, &Fetched::new(), crate::clock::now())
+}
+
+/// The same to decide calls.
 #[cfg(test)]
 pub(super) fn read(config: &config::Policy) -> Result<Sources, LoadError> {
-    read_all(config, &Fetched::new(), crate::clock::now())
+    read_for(Purpose::Serve, config)
 }
 
 /// Reads every bundle of the configuration. All files that cannot be used are reported together.
 pub(super) fn read_all(config: &config::Policy, fetched: &Fetched, now: Now) -> Result<Sources, LoadError> {
-    let mut budget = Budget::new(&config.limits);
-    let mut found = Found::default();
+    read_with(Purpose::Serve, config, fetched, now)
+}
+
+fn read_with(purpose: Purpose, config: &config::Policy, fetched: &Fetched, now: Now) -> Result<Sources, LoadError> {
+    let mut budget = Budget { purpose, ..Budget::new(&config.limits) };
+    let mut found = Found { purpose, ..Found::default() };
     for (index, bundle) in config.bundles.iter().enumerate() {
         match files(config, bundle, fetched, now, &mut budget) {
             Ok(files) => found.add(index, bundle, files, config),
@@ -114,7 +132,7 @@ fn files(
         }
         None => {}
     }
-    files.retain(|file| Reach::Used.covers(&file.path));
+    files.retain(|file| Reach::Used.covers(&file.path, budget.purpose));
     Ok(files)
 }
 
@@ -134,10 +152,10 @@ enum Reach {
 }
 
 impl Reach {
-    fn covers(self, path: &[String]) -> bool {
+    fn covers(self, path: &[String], purpose: Purpose) -> bool {
         let Some((name, folders)) = path.split_last() else { return false };
         let hidden = folders.iter().any(|folder| folder.starts_with('.'));
-        self == Self::All || (!hidden && kind(name) != Kind::Ignored)
+        self == Self::All || (!hidden && kind(name, purpose) != Kind::Ignored)
     }
 }
 
@@ -173,12 +191,13 @@ enum Kind {
     Ignored,
 }
 
-fn kind(name: &str) -> Kind {
+fn kind(name: &str, purpose: Purpose) -> Kind {
     match name {
         ".manifest" => Kind::Manifest,
         signature::FILE => Kind::Signature,
         "policy.wasm" | "plan.json" | "plan.pb" | "patch.json" | ".manifest.pb" => Kind::Compiled,
-        _ if name.starts_with('.') || name.ends_with("_test.rego") => Kind::Ignored,
+        _ if name.starts_with('.') => Kind::Ignored,
+        _ if name.ends_with("_test.rego") && purpose == Purpose::Serve => Kind::Ignored,
         _ if name.ends_with(".rego") => Kind::Rego,
         _ if name.ends_with(".json") => Kind::Json,
         _ if name.ends_with(".yaml") || name.ends_with(".yml") => Kind::Yaml,
@@ -188,6 +207,7 @@ fn kind(name: &str) -> Kind {
 
 /// What may still be read, over all bundles.
 struct Budget {
+    purpose: Purpose,
     file: u64,
     total: u64,
     left: u64,
@@ -200,7 +220,7 @@ impl Budget {
 
     fn new(limits: &PolicyLimits) -> Self {
         let total = limits.total.bytes() as u64;
-        Self { file: limits.file.bytes() as u64, total, left: total, files_left: Self::MAX_FILES }
+        Self { purpose: Purpose::Serve, file: limits.file.bytes() as u64, total, left: total, files_left: Self::MAX_FILES }
     }
 
     /// Reads a whole file, or says which limit it breaks.
@@ -265,6 +285,7 @@ fn overlaps(a: &str, b: &str) -> bool {
 }
 
 struct Found {
+    purpose: Purpose,
     modules: Vec<Module>,
     documents: data::Documents,
     revisions: BTreeMap<String, String>,
@@ -279,6 +300,7 @@ struct Found {
 impl Default for Found {
     fn default() -> Self {
         Self {
+            purpose: Purpose::Serve,
             modules: Vec::new(),
             documents: data::Documents::default(),
             revisions: BTreeMap::new(),
@@ -293,7 +315,8 @@ impl Default for Found {
 impl Found {
     /// Takes the files of one entry, sorted by path.
     fn add(&mut self, index: usize, bundle: &Bundle, files: Vec<File>, config: &config::Policy) {
-        let manifest = files.iter().find(|file| file.path.len() == 1 && kind(file.name()) == Kind::Manifest);
+        let purpose = self.purpose;
+        let manifest = files.iter().find(|file| file.path.len() == 1 && kind(file.name(), purpose) == Kind::Manifest);
         let manifest = match manifest.map(|file| parse_manifest(file, config.rego)).transpose() {
             Ok(manifest) => manifest,
             Err(problem) => return self.problems.push(problem),
@@ -305,7 +328,7 @@ impl Found {
         }
         let roots = manifest.as_ref().and_then(Manifest::roots);
         for file in files {
-            let kind = match kind(file.name()) {
+            let kind = match kind(file.name(), self.purpose) {
                 Kind::Compiled if manifest.is_none() && file.name().ends_with(".json") => Kind::Json,
                 kind => kind,
             };

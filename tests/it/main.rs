@@ -21,3 +21,4 @@ mod real_opa_bundles;
 mod real_telemetry;
 mod shadow;
 mod tidy;
+mod tools;

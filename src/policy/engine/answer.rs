@@ -9,7 +9,7 @@ use crate::verdict::Reason;
 /// Deeper answers are refused: whoever reads them recurses.
 const MAX_DEPTH: usize = 128;
 
-pub(super) fn to_json(value: &Value) -> Result<Json, Failure> {
+pub(in crate::policy) fn to_json(value: &Value) -> Result<Json, Failure> {
     convert(value, MAX_DEPTH).ok_or_else(|| Failure {
         reason: Reason::PolicyError,
         detail: format!("the answer nests deeper than {MAX_DEPTH}, or holds a number that JSON has not"),

@@ -15,9 +15,9 @@ use crate::{
     config::{self, RegoVersion},
     policy::{
         builtins::{self, Errors},
-        check::{self, Parsed, Purpose},
-        load::{self, Sources},
-        names::Names,
+        check::{self, Parsed},
+        load::{self, Purpose, Sources},
+        names::{Names, RuleKind, Rules},
         problem::{Code, LoadError, Problem, Severity},
         rewrite::{
             self,
@@ -36,20 +36,56 @@ const STACK: usize = 16 << 20;
 /// The first evaluation warms up and may share its processor with a start-up.
 const SMOKE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Parses, checks, rewrites and compiles `sources`.
-/// Works on a thread of its own: on the caller's stack a deep policy could end the process, and there it can be left
-/// behind when it takes too long.
-pub(super) fn compile(sources: Sources, config: &config::Policy, purpose: Purpose) -> Result<Compiled, LoadError> {
+/// Parses, checks, rewrites and compiles `sources`. Works on a thread of its own: on the caller's stack a deep policy
+/// could end the process, and there it can be left behind when it takes too long.
+pub(super) fn compile(sources: Sources, config: &config::Policy) -> Result<Compiled, LoadError> {
+    aside(config, move |config| compile_here(sources, config))
+}
+
+/// The same without a rule that decides: everything that tests and their author ask about.
+pub(in crate::policy) fn compile_for(
+    purpose: Purpose,
+    sources: Sources,
+    config: &config::Policy,
+) -> Result<(Engine, Vec<Parsed>), LoadError> {
+    aside(config, move |config| {
+        let Front { units, modules, data, .. } = front(sources, config.rego, None, config.limits.depth, purpose)?;
+        let rules = check::rules(units.iter().map(|unit| &unit.parsed));
+        let mut engine = build(modules, data, config.rego, Errors::Undefined)?;
+        force(&mut engine, &rules)
+            .map_err(|error| LoadError::from(led_back(from_engine(Code::Compile, &error, "policy"), &units)))?;
+        Ok((engine, units.into_iter().map(|unit| unit.parsed).collect()))
+    })
+}
+
+/// Makes the engine look at everything: any rule that it knows by its path will do.
+fn force(engine: &mut Engine, rules: &Rules) -> Result<(), anyhow::Error> {
+    for path in rules.iter().filter(|(_, kind)| **kind == RuleKind::Value).map(|(path, _)| rule_path(path)) {
+        match engine.compile_with_entrypoint(&Rc::from(path.as_str())) {
+            // Names that are no paths of rules to the engine are OPA's too, as parts of others.
+            Err(error) if error.to_string().contains("not a valid rule path") => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Runs `work` on a thread with the stack it needs, for as long as it may take.
+fn aside<T: Send + 'static>(
+    config: &config::Policy,
+    work: impl FnOnce(&config::Policy) -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, LoadError> {
     let internal = |text: String| LoadError::from(Problem::of_file(Code::Internal, "policy", text));
     let limit = config.limits.compile.duration();
     let config = config.clone();
     let (done, result) = mpsc::sync_channel(1);
-    let work = move || {
-        let result = catch_unwind(AssertUnwindSafe(|| compile_here(sources, &config, purpose)));
+    let run = move || {
+        let result = catch_unwind(AssertUnwindSafe(|| work(&config)));
         // Nobody waits for what took too long.
         let _ = done.send(result);
     };
-    let worker = thread::Builder::new().name("policy-load".to_owned()).stack_size(STACK).spawn(work);
+    let worker = thread::Builder::new().name("policy-load".to_owned()).stack_size(STACK).spawn(run);
     drop(worker.map_err(|error| internal(format!("no thread to compile on: {error}")))?);
     match result.recv_timeout(limit) {
         Ok(Ok(result)) => result,
@@ -82,9 +118,10 @@ pub(super) struct Compiled {
     pub(super) findings: Vec<Problem>,
 }
 
-fn compile_here(sources: Sources, config: &config::Policy, purpose: Purpose) -> Result<Compiled, LoadError> {
+fn compile_here(sources: Sources, config: &config::Policy) -> Result<Compiled, LoadError> {
     let decision: Vec<_> = config.decision.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
-    let Front { units, modules, data, findings } = front(sources, config.rego, Some(&decision), config.limits.depth, purpose)?;
+    let Front { units, modules, data, findings } =
+        front(sources, config.rego, Some(&decision), config.limits.depth, Purpose::Serve)?;
     let rule = rule_path(&decision);
     let bytecode = match config.rego {
         RegoVersion::V1 => {
@@ -255,7 +292,7 @@ fn build(
 }
 
 /// `data.a["b-c"]`: the engine wants brackets around all that is no plain name.
-fn rule_path(parts: &[String]) -> String {
+pub(in crate::policy) fn rule_path(parts: &[String]) -> String {
     let mut path = "data".to_owned();
     for part in parts {
         let plain = part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

@@ -33,7 +33,7 @@ pub(super) fn read(label: &str, source: impl Read, reach: Reach, budget: &mut Bu
         return Err(Problem::of_file(Code::Bundle, &file.label, "stands twice in the archive; build it again"));
     }
     // Unlike a folder, an archive is a bundle even without a manifest.
-    if !files.iter().any(|file| file.path.len() == 1 && kind(file.name()) == Kind::Manifest) {
+    if !files.iter().any(|file| file.path.len() == 1 && kind(file.name(), budget.purpose) == Kind::Manifest) {
         let bytes = Manifest::EMPTY.to_vec();
         files.insert(0, File { label: format!("{label}/.manifest"), path: vec![".manifest".to_owned()], bytes });
     }
@@ -55,7 +55,7 @@ fn file(label: &str, entry: Entry<'_, impl Read>, reach: Reach, budget: &mut Bud
         }
     }
     let plain = matches!(entry.header().entry_type(), EntryType::Regular | EntryType::Continuous);
-    if path.is_empty() || !plain || !reach.covers(&path) {
+    if path.is_empty() || !plain || !reach.covers(&path, budget.purpose) {
         return Ok(None);
     }
     let bytes = budget.read(&inner_label, entry)?;

@@ -24,7 +24,9 @@ pub(super) fn read(path: &Path, reach: Reach, budget: &mut Budget) -> Result<Vec
         return Ok(files);
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if !metadata.is_file() || matches!(kind(&name), Kind::Ignored | Kind::Manifest | Kind::Signature | Kind::Compiled) {
+    if !metadata.is_file()
+        || matches!(kind(&name, budget.purpose), Kind::Ignored | Kind::Manifest | Kind::Signature | Kind::Compiled)
+    {
         let text = "is no policy source; name a folder, a `.rego`, `.json` or `.yaml` file, or a `.tar.gz` bundle";
         return Err(Problem::of_file(Code::UnknownSource, path.display().to_string(), text));
     }
@@ -43,7 +45,7 @@ fn walk(folder: &Path, inner: &mut Vec<String>, reach: Reach, budget: &mut Budge
         let Some(name) = name.to_str().map(str::to_owned) else {
             return Err(Problem::of_file(Code::Unreadable, path.display().to_string(), "its name is not UTF-8; rename it"));
         };
-        let named = inner.is_empty() && matches!(kind(&name), Kind::Manifest | Kind::Signature | Kind::Compiled);
+        let named = inner.is_empty() && matches!(kind(&name, budget.purpose), Kind::Manifest | Kind::Signature | Kind::Compiled);
         // What Kubernetes keeps behind the links of a ConfigMap starts with two dots.
         if name.starts_with("..") || (name.starts_with('.') && !named && reach == Reach::Used) {
             continue;
@@ -52,7 +54,7 @@ fn walk(folder: &Path, inner: &mut Vec<String>, reach: Reach, budget: &mut Budge
         inner.push(name);
         if metadata.is_dir() && !inner.last().is_some_and(|name| name.starts_with('.')) {
             walk(&path, inner, reach, budget, files)?;
-        } else if metadata.is_file() && reach.covers(inner) {
+        } else if metadata.is_file() && reach.covers(inner, budget.purpose) {
             files.push(file(&path, inner.clone(), budget)?);
         }
         inner.pop();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use aws_lc_rs::digest::{self, Algorithm};
 use serde_json::Value;
 
-use super::super::{File, Kind, data, kind};
+use super::super::{File, Kind, Purpose, data, kind};
 
 /// The digest algorithm that a signature names; none where it is unknown, or broken as MD5 and SHA-1 are.
 pub(super) fn algorithm(name: &str) -> Option<&'static Algorithm> {
@@ -30,7 +30,7 @@ pub(super) fn digest(file: &File, algorithm: &'static Algorithm) -> Option<diges
     let mut text = Vec::new();
     if serde_json::from_slice::<Value>(&file.bytes).is_ok() {
         Node::parse(&mut file.bytes.as_slice())?.write(&mut text)?;
-    } else if kind(file.name()) == Kind::Yaml {
+    } else if kind(file.name(), Purpose::Serve) == Kind::Yaml {
         write_value(&data::parse_yaml(file).ok()?, &mut text)?;
     } else {
         return None;

@@ -1,0 +1,62 @@
+//! Tests are found and judged as `opa test` does; the real one is asked in `tests/it/tools.rs`.
+
+use super::*;
+
+fn report(files: &[(&str, &str)], coverage: bool) -> Report {
+    let folder = tempfile::TempDir::new().unwrap();
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let config: config::Policy = serde_json::from_value(serde_json::json!({"bundles": [{"path": folder.path()}]})).unwrap();
+    run(&config, &Plan { only: None, limit: Duration::from_secs(5), threads: 2, coverage }, &|_, _| {}).unwrap()
+}
+
+#[test]
+fn only_the_value_true_passes() {
+    let tests = [
+        ("test_true if true", Outcome::Pass),
+        ("test_number := 5", Outcome::Fail),
+        ("test_set contains 1 if true", Outcome::Fail),
+        ("test_false := false", Outcome::Fail),
+        ("test_undefined if 1 == 2", Outcome::Fail),
+        ("test_function(x) := x", Outcome::Error),
+        ("todo_test_later if false", Outcome::Skip),
+        ("foo.test_nested if true", Outcome::Pass),
+        ("test_mock if { f(1) == 10 with f as g }", Outcome::Pass),
+        ("test_builtin if { count([1]) == 100 with count as 100 }", Outcome::Pass),
+        ("test_case[n] if { some n, c in {\"one\": 1, \"two\": 2}; c == 1 }", Outcome::Fail),
+        ("test_cases[n] if { some n, c in {\"one\": 1, \"two\": 1}; c == 1 }", Outcome::Pass),
+        ("test_constant[\"a\"] if true", Outcome::Fail),
+    ];
+    for (rule, outcome) in tests {
+        let text = format!("package p\nf(x) := x + 1\ng(x) := x * 10\n{rule}\n");
+        let results = report(&[("p_test.rego", &text)], false).results;
+        assert_eq!(results.iter().map(|result| result.outcome).collect::<Vec<_>>(), [outcome], "{rule}: {results:?}");
+    }
+}
+
+#[test]
+fn tests_of_one_name_are_tests_of_their_own() {
+    let results = report(&[("p_test.rego", "package p\ntest_x if true\ntest_x if false\n")], false).results;
+    let found: Vec<_> = results.iter().map(|result| (result.name.as_str(), result.outcome)).collect();
+    assert_eq!(found, [("test_x", Outcome::Pass), ("test_x#01", Outcome::Fail)]);
+}
+
+#[test]
+fn a_failure_shows_its_expression_and_values_and_the_lines_left_out() {
+    let text = "package p\nlimit := 3\ntest_x if {\n\tx := 1\n\tx + 1 == limit\n\tlimit == 4\n}\n";
+    let report = report(&[("p_test.rego", text)], true);
+    let probe = report.results[0].failed_at.clone().unwrap();
+    assert_eq!((probe.line, probe.expression.as_str()), (5, "x + 1 == limit"));
+    assert_eq!(probe.values, [("x".to_owned(), "1".to_owned()), ("limit".to_owned(), "3".to_owned())]);
+    let coverage = report.coverage.unwrap();
+    let file = coverage.files.values().next().unwrap();
+    assert!(file.covered.contains(&5) && file.not_covered.contains(&6) && file.percent < 100.0, "{file:?}");
+}
+
+#[test]
+fn the_cases_that_fail_are_named() {
+    let text = "package p\ntest_x[n] if {\n\tsome n, c in {\"one\": 1, \"two\": 2}\n\tc == 1\n}\n";
+    let result = report(&[("p_test.rego", text)], false).results.remove(0);
+    assert_eq!(result.cases, BTreeMap::from([("one".to_owned(), Outcome::Pass), ("two".to_owned(), Outcome::Fail)]));
+}
