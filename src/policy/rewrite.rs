@@ -16,7 +16,7 @@ use regorus::unstable::{Expr, Literal, LiteralStmt, Module, Query, Rule, RuleAss
 use super::{
     names::{Names, declared},
     problem::Problem,
-    tree::{pattern_names, steps},
+    tree::{comprehension, pattern_names, steps},
 };
 
 /// The text of a module as the engine shall read it. `text` is what `module` was parsed from.
@@ -104,7 +104,7 @@ impl<'a> Rewriter<'a> {
         self.locals.push(names);
         let (prologue, epilogue) = self.head(head, bodies);
         for body in bodies {
-            self.body(body, &prologue, if body.is_else { "" } else { &epilogue });
+            self.body(body, bodies.len(), &prologue, if body.is_else { "" } else { &epilogue });
         }
         self.locals.pop();
     }
@@ -119,7 +119,7 @@ impl<'a> Rewriter<'a> {
         self.replace(extent, span.line, |this| {
             this.in_term = true;
             let mut text = match head {
-                RuleHead::Compr { refr, assign, .. } => this.head_reference(refr) + &this.assign(assign.as_ref()),
+                RuleHead::Compr { refr, assign, .. } => this.head_reference(refr) + &this.assign(assign.as_ref(), bodies.len()),
                 RuleHead::Set { refr, key: None, .. } => this.head_reference(refr),
                 RuleHead::Set { refr, key: Some(key), .. } => {
                     let after = this.text.get(refr.span().end as usize..).unwrap_or_default().trim_start();
@@ -138,7 +138,7 @@ impl<'a> Rewriter<'a> {
                     let refr = this.head_reference(refr);
                     let (args, taken_apart) = this.arguments(args);
                     prologue = taken_apart;
-                    format!("{refr}({}){}", args.join(", "), this.assign(assign.as_ref()))
+                    format!("{refr}({}){}", args.join(", "), this.assign(assign.as_ref(), bodies.len()))
                 }
             };
             this.in_term = false;
@@ -169,11 +169,23 @@ impl<'a> Rewriter<'a> {
         if self.rego_v1 { " if" } else { "" }
     }
 
-    fn assign(&mut self, assign: Option<&'a RuleAssign>) -> String {
-        assign.map_or_else(String::new, |RuleAssign { op, value, .. }| format!(" {} {}", print::assignment(op), self.top(value)))
+    /// The value of a rule. Where an `else` may follow, it is bound in the body: OPA goes on to the `else` when the value
+    /// is undefined, the engine leaves the rule undefined.
+    fn assign(&mut self, assign: Option<&'a RuleAssign>, bodies: usize) -> String {
+        let Some(RuleAssign { op, value, .. }) = assign else { return String::new() };
+        let printed = self.top(value);
+        let op = print::assignment(op);
+        if bodies < 2 || print::is_scalar(value) || comprehension(value).is_some() {
+            return format!(" {op} {printed}");
+        }
+        self.changes += 1;
+        let variable = self.variable();
+        let with = self.with.clone();
+        self.before.push(format!("{variable} := {printed}{with}"));
+        format!(" {op} {variable}")
     }
 
-    fn body(&mut self, body: &'a RuleBody, prologue: &str, epilogue: &str) {
+    fn body(&mut self, body: &'a RuleBody, count: usize, prologue: &str, epilogue: &str) {
         let query = &body.query;
         self.locals.push(declared(query));
         let mut of_assign = String::new();
@@ -181,7 +193,7 @@ impl<'a> Rewriter<'a> {
             let extent = self.extent(&assign.span, false);
             self.replace(extent, assign.span.line, |this| {
                 this.in_term = true;
-                let text = this.assign(Some(assign)).trim_start().to_owned();
+                let text = this.assign(Some(assign), count).trim_start().to_owned();
                 this.in_term = false;
                 of_assign = std::mem::take(&mut this.before).join("; ");
                 text

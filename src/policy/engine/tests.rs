@@ -206,3 +206,15 @@ fn mistakes_have_a_place() {
         assert!(!problems[0].text.contains('\n') && !problems[0].text.is_empty(), "{problems:?}");
     }
 }
+
+#[test]
+fn an_undefined_value_goes_on_to_the_else() {
+    for (rego, expected) in [
+        ("allow if not f(1)\nf(x) := input.a if { x == 1 } else := 1", None),
+        ("allow if f(1)\nf(x) := input.a if { x == 1 } else := input.c if { x == 1 } else := true", Some(true)),
+        ("allow := input.a if { input.x } else := true", Some(true)),
+        ("allow if not q\nq := input.a if { input.x } else := true if { input.x }", None),
+    ] {
+        assert_eq!(evaluate(rego, r#"{"x": 1}"#), Ok(expected.map(serde_json::Value::Bool)), "{rego}");
+    }
+}

@@ -85,6 +85,10 @@ fn what_the_engine_reads_otherwise_is_rewritten() {
             "p if {\n\tnot f(\n\t\tinput.x,\n\t)\n\ttrue\n}\nf(x) := x",
             "p if {\n\t__v1 := input.x; not f(__v1)\n\n\n\ttrue\n}\nf(x) := x",
         ),
+        (
+            "p := input.a if { input.b } else := input.c if { input.d } else := 1",
+            "p := __v1 if { input.b ; __v1 := input.a } else := __v2 if { input.d ; __v2 := input.c } else := 1",
+        ),
         ("p contains input.xs[_]", "p contains __v1 if { __v1 := input.xs[_] }"),
         ("p[input.xs[i]] := i if i > 0", "p[__v1] := i if { i > 0; __v1 := input.xs[i] }"),
         ("p := input.xs[_] if {\n\ttrue # all\n}", "p := __v1 if {\n\ttrue # all\n; __v1 := input.xs[_] }"),

@@ -258,7 +258,7 @@ fn config(folder: &Path, setup: &Setup<'_>) -> String {
     } else {
         format!("records: {{sink: {{file: {{path: {folder}/records.jsonl}}}}}}\n")
     };
-    let bundles = if policy_lines.contains("bundles:") { "" } else { "  bundles: [{path: policy}]\n" };
+    let bundles = if policy_lines.starts_with("  bundles:") { "" } else { "  bundles: [{path: policy}]\n" };
     let decision = if policy_lines.contains("decision:") { "" } else { "  decision: envoy/authz/allow\n" };
     let evaluation = if policy_lines.contains("limits:") { "" } else { "  limits: {evaluation: 500ms}\n" };
     format!(
