@@ -17,8 +17,8 @@ matching[name] := max(ranks) if {
 }
 
 actions contains name if {
-	some name, rank in matching
-	rank == max([other | some other in matching])
+	some name, width in matching
+	width == max([other | some other in matching])
 }
 
 request_matches(match) if {
@@ -55,8 +55,8 @@ workload := data.doorward.workloads[input.peer.spiffe_id]
 
 workload := entry if {
 	not data.doorward.workloads[input.peer.spiffe_id]
-	[pattern] := [pattern | some pattern, rank in patterns; rank == max([other | some other in patterns])]
-	entry := data.doorward.workloads[pattern]
+	[only] := [pattern | some pattern, width in patterns; width == max([other | some other in patterns])]
+	entry := data.doorward.workloads[only]
 }
 
 patterns[pattern] := guard.specificity(pattern) if {

@@ -91,6 +91,14 @@ impl<'r> Names<'r> {
         self.imports.contains_key(name) || self.own.contains(name)
     }
 
+    /// The path below `data` that an import of this name stands for.
+    pub(super) fn imported(&self, name: &str) -> Option<&[String]> {
+        match self.imports.get(name)? {
+            Root::Data(path) if !path.is_empty() => Some(path),
+            _ => None,
+        }
+    }
+
     /// Whether `name`, where it is not local, is the input, a document, a rule or an import.
     pub(super) fn leads_to_document(&self, name: &str) -> bool {
         matches!(name, "input" | "data") || self.imports.contains_key(name) || self.own.contains(name)

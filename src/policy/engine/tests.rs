@@ -218,3 +218,16 @@ fn an_undefined_value_goes_on_to_the_else() {
         assert_eq!(evaluate(rego, r#"{"x": 1}"#), Ok(expected.map(serde_json::Value::Bool)), "{rego}");
     }
 }
+
+#[test]
+fn an_imported_package_may_be_made_of_several_modules() {
+    let files = [
+        ("a.rego", "package guard\nother if input.z"),
+        ("b.rego", "package guard\nname := input.p[1] if ok\nok if count(input.p) == 2"),
+        ("t.rego", "package t\nimport data.guard\nallow if guard.name == \"b\"\ndenied if not guard.name"),
+    ];
+    for (rule, expected) in [("t/allow", Some(true)), ("t/denied", None)] {
+        let set = load(&files, rule).unwrap();
+        assert_eq!(set.evaluate(&input(r#"{"p": ["a", "b"]}"#), LIMIT), Ok(expected.map(serde_json::Value::Bool)), "{rule}");
+    }
+}

@@ -73,7 +73,7 @@ impl<'a> Rewriter<'a> {
     /// A side of an equality, or all that is negated: a reference stays, what is in its brackets does not.
     fn term(&mut self, expr: &'a Expr, with: &str) -> String {
         match expr {
-            Expr::Var { span, .. } => span.text().to_owned(),
+            Expr::Var { span, .. } => self.name(span.text()),
             Expr::RefDot { refr, field, .. } => self.term(refr, with) + "." + field.0.text(),
             Expr::RefBrack { refr, index, .. } => {
                 let refr = self.term(refr, with);
@@ -91,7 +91,10 @@ impl<'a> Rewriter<'a> {
     /// An argument, an element or an index: whatever of it may be undefined is bound before, under the same `with`.
     pub(super) fn operand(&mut self, expr: &'a Expr, with: &str) -> String {
         match expr {
-            Expr::Var { span, .. } if self.is_global(span.text()) => self.bind(span.text(), with),
+            Expr::Var { span, .. } if self.is_global(span.text()) => {
+                let name = self.name(span.text());
+                self.bind(&name, with)
+            }
             Expr::RefDot { .. } | Expr::RefBrack { .. } => {
                 let term = self.term(expr, with);
                 self.bind(&term, with)

@@ -4,7 +4,10 @@
 use regorus::unstable::{AssignOp, BoolOp, Expr, Query, Ref, Span};
 
 use super::{Rewriter, collection, operator};
-use crate::policy::tree::{Step, steps};
+use crate::policy::{
+    engine::rule_path,
+    tree::{Step, steps},
+};
 
 impl<'a> Rewriter<'a> {
     /// The line breaks up to the line of `span`.
@@ -45,8 +48,10 @@ impl<'a> Rewriter<'a> {
                     text
                 }
             },
-            Expr::Number { span, .. } | Expr::Bool { span, .. } | Expr::Null { span, .. } | Expr::Var { span, .. } => {
-                self.sync(span) + span.text()
+            Expr::Number { span, .. } | Expr::Bool { span, .. } | Expr::Null { span, .. } => self.sync(span) + span.text(),
+            Expr::Var { span, .. } => {
+                let lines = self.sync(span);
+                lines + &self.name(span.text())
             }
             Expr::Array { items, .. } => format!("[{}]", self.list(items)),
             Expr::Set { items, .. } if items.is_empty() => "set()".to_owned(),
@@ -86,6 +91,18 @@ impl<'a> Rewriter<'a> {
             // The parser makes none inside of others.
             Expr::AssignExpr { .. } => self.top(expr),
             Expr::Membership { key, value, collection, .. } => self.membership(key.as_ref(), value, collection),
+        }
+    }
+
+    /// A name, or the path that an import of it stands for: by the import's name the engine misses rules of a package that
+    /// several modules make.
+    pub(super) fn name(&mut self, name: &str) -> String {
+        match self.names.imported(name).filter(|_| self.is_global(name)) {
+            Some(path) => {
+                self.changes += 1;
+                rule_path(path)
+            }
+            None => name.to_owned(),
         }
     }
 

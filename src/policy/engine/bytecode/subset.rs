@@ -10,7 +10,7 @@ use std::{
 
 use regorus::{
     Source, Value,
-    unstable::{AssignOp, BUILTINS, BoolOp, Expr, Literal, LiteralStmt, Module, Parser, Query, Rule, RuleHead},
+    unstable::{AssignOp, BUILTINS, BoolOp, Expr, Import, Literal, LiteralStmt, Module, Parser, Query, Rule, RuleHead},
 };
 
 use crate::policy::{
@@ -250,7 +250,6 @@ impl<'a> Scope<'_, 'a> {
             return Some(());
         }
         let path = self.path(expr)?;
-        let Some(path) = path else { return Some(()) };
         // A rule on the way is needed; rules further below would be reached by a computed name.
         match (1..=path.len()).find_map(|length| path.get(..length).filter(|rule| self.rules.contains_key(*rule))) {
             Some(rule) => self.needs.push(rule.to_vec()),
@@ -266,41 +265,34 @@ impl<'a> Scope<'_, 'a> {
         let (name, whole) = named(function);
         whole.then_some(())?;
         let name = name.join(".");
-        if let Some(Some(path)) = self.path(function)
-            && self.rules.contains_key(&path)
-        {
+        let path = self.path(function)?;
+        if self.rules.contains_key(&path) {
             self.needs.push(path);
             return Some(());
         }
         (BUILTINS.contains_key(name.as_str()) && !builtins::overrides(&name)).then_some(())
     }
 
-    /// The path below `data` that an expression begins with; inside, `None` for what lies outside of `data`.
-    fn path(&self, expr: &Expr) -> Option<Option<Path>> {
+    /// The path below `data` that an expression begins with where its name is no local one.
+    fn path(&self, expr: &Expr) -> Option<Path> {
         let (mut path, _) = constants(expr);
         let Expr::Var { span, .. } = base(expr) else { return None };
         let name = span.text();
         if name == "data" {
-            return Some(Some(path));
+            return Some(path);
         }
-        for import in &self.module.imports {
-            let (target, whole) = constants(&import.refr);
-            let alias = import.r#as.as_ref().map(|alias| alias.text()).or(target.last().map(String::as_str));
-            if alias == Some(name) {
-                whole.then_some(())?;
-                let Expr::Var { span, .. } = base(&import.refr) else { return None };
-                if span.text() != "data" {
-                    return Some(None);
-                }
-                let mut whole = target;
-                whole.append(&mut path);
-                return Some(Some(whole));
-            }
+        // What the engine makes of imported names is not believed.
+        let imported = |import: &Import| {
+            let (target, _) = constants(&import.refr);
+            import.r#as.as_ref().map_or(target.last().map(String::as_str), |alias| Some(alias.text())) == Some(name)
+        };
+        if self.module.imports.iter().any(imported) {
+            return None;
         }
         let mut own = package(self.module)?;
         own.push(name.to_owned());
         own.append(&mut path);
-        Some(Some(own))
+        Some(own)
     }
 
     fn is_defined(&self, expr: &Expr) -> bool {
