@@ -75,7 +75,12 @@ fn compare(opa: &Opa, policy: &Policy, inputs: &[Json], tally: &mut Tally) {
     let theirs = opa.load(&policy.modules());
     let set = match (load(policy), theirs) {
         (Err(code), Ok(())) => return *tally.refused.entry(code).or_default() += 1,
-        (Err(code), Err(_)) => return *tally.refused_by_opa.entry(code).or_default() += 1,
+        (Err(code), Err(error)) => {
+            if env::var_os("DIFFERENTIAL_DETAIL").is_some() {
+                eprintln!("{code}: {error}\n{}", text(policy));
+            }
+            return *tally.refused_by_opa.entry(code).or_default() += 1;
+        }
         // OPA's compiler refuses what its type checker sees; we find that out when it is evaluated, as undefined.
         (Ok(_), Err(error)) if error.contains("rego_type_error") => {
             return *tally.refused_by_opa.entry("type".to_owned()).or_default() += 1;

@@ -40,7 +40,7 @@ impl Policy {
         shown.dedup();
         let fields: Vec<_> = shown.iter().map(|name| format!("\"{name}\": [v | v := {name}]")).collect();
         vec![
-            ("lib.rego".to_owned(), format!("package lib\n\n{}", text(&self.library))),
+            ("lib.rego".to_owned(), format!("package lib\n\nimport data.conf as conf\n\n{}", text(&self.library))),
             (
                 "t.rego".to_owned(),
                 format!(
@@ -192,9 +192,9 @@ impl Generator {
         for index in 0..self.rng.usize(2..6) {
             let name = format!("p{index}");
             let rules = self.rule(&name);
-            let is_function = !rules[0].shown;
+            let list = if rules[0].shown { &mut self.rules } else { &mut self.functions };
+            list.push(rules[0].name.clone());
             policy.rules.extend(rules);
-            if is_function { self.functions.push(name) } else { self.rules.push(name) }
         }
         policy
     }
@@ -265,12 +265,26 @@ impl Generator {
             }
             6 => {
                 let body = self.body();
-                push(format!("{name}.q.w := {}", self.term(1)), body, String::new(), true);
+                let value = self.term(1);
+                // Read by its whole path: what is above it OPA always defines, and the engine does not.
+                return vec![Rule {
+                    name: format!("{name}.q.w"),
+                    head: format!("{name}.q.w := {value}"),
+                    body,
+                    tail: String::new(),
+                    shown: true,
+                }];
             }
             _ => {
                 let body = self.body();
                 let (value, tail) = (self.term(2), self.tail());
                 push(format!("{name} := {value}"), body, tail, true);
+                if self.rng.u8(..3) == 0 {
+                    // Two values at once are an error in both.
+                    self.locals.clear();
+                    let body = self.body();
+                    push(format!("{name} := {}", self.scalar()), body, String::new(), true);
+                }
             }
         }
         rules
@@ -312,12 +326,14 @@ impl Generator {
                 let (from, name) = (self.term(1), self.fresh());
                 let known = self.locals.len();
                 self.locals.push(name.clone());
-                let inner = self.statement(0);
+                let inner = self.condition(0);
                 self.locals.truncate(known);
-                return format!("every {name} in {from} {{ {inner} }}");
+                // OPA refuses a variable that is declared here and not used.
+                return format!("every {name} in {from} {{ {name} != {}; {inner} }}", self.scalar());
             }
             5 => {
-                let (from, name) = (self.term(1), self.fresh());
+                // Against a constant, OPA's compiler would see that the pattern never matches.
+                let (from, name) = (self.reference(), self.fresh());
                 self.locals.push(name.clone());
                 match self.rng.u8(..3) {
                     0 => format!("{{\"a\": {name}}} := {from}"),
@@ -333,7 +349,8 @@ impl Generator {
             7..=9 => format!("not {}", self.condition(1)),
             _ => self.condition(depth),
         };
-        if self.rng.u8(..12) == 0 && !text.starts_with("some ") {
+        let declares = text.starts_with("some ");
+        if self.rng.u8(..12) == 0 && !declares {
             return format!("{text} with input.{} as {}", self.one(&KEYS), self.scalar());
         }
         text
@@ -376,7 +393,8 @@ impl Generator {
     }
 
     fn call(&mut self, depth: u8) -> String {
-        let depth = depth.saturating_sub(1);
+        // Of constants, OPA's type checker would refuse most.
+        let depth = if self.rng.u8(..4) == 0 { depth.saturating_sub(1) } else { 0 };
         match self.rng.u8(..8) {
             0 | 1 if !self.functions.is_empty() => {
                 let at = self.rng.usize(..self.functions.len());
@@ -418,7 +436,7 @@ impl Generator {
         let known = self.locals.len();
         let (from, name) = (self.term(0), self.fresh());
         self.locals.push(name.clone());
-        let condition = self.condition(0);
+        let condition = format!("{name} {} {}; {}", self.one(&COMPARISONS), self.term(0), self.condition(0));
         let text = match self.rng.u8(..3) {
             0 => format!("[{} | some {name} in {from}; {condition}]", self.term(depth)),
             1 => format!("{{{} | some {name} in {from}; {condition}}}", self.term(depth)),
