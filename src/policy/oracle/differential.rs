@@ -113,8 +113,7 @@ fn difference(opa: &Opa, policy: &Policy, input: &Json) -> Option<(Answer, Answe
 fn told(opa: &Opa, policy: &Policy, input: &Json) -> String {
     let mut least = policy.clone();
     let mut text_of_it = String::new();
-    loop {
-        let Some(smaller) = smaller(&least).into_iter().find(|policy| difference(opa, policy, input).is_some()) else { break };
+    while let Some(smaller) = smaller(&least).into_iter().find(|policy| difference(opa, policy, input).is_some()) {
         least = smaller;
     }
     let _ = write!(text_of_it, "--- input {input}\n{}", text(&least));

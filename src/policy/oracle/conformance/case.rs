@@ -156,7 +156,7 @@ impl Case {
             Ok(value) if self.wants_error() => Outcome::Missed(value.to_string()),
             Ok(value) => {
                 let mut got: Vec<_> = match &value {
-                    Value::Set(rows) => rows.iter_sorted().map(|row| json(row)).collect(),
+                    Value::Set(rows) => rows.iter_sorted().map(json).collect(),
                     _ => Vec::new(),
                 };
                 let wanted = self.written.want_result.iter().flatten().map(|row| Json::Object(row.clone()));
