@@ -10,3 +10,8 @@ cargo deny --offline check licenses bans sources
 
 echo "== properties, 20,000 cases each"
 PROPTEST_CASES=20000 cargo test --locked --lib -- propert any_ d53_
+
+echo "== 200,000 random policies and inputs against the real OPA"
+bash tests/peers.sh opa
+DIFFERENTIAL_PAIRS=${DIFFERENTIAL_PAIRS:-200000} DIFFERENTIAL_SEED=${DIFFERENTIAL_SEED:-7} \
+    cargo test --locked --lib policy::oracle::differential -- --nocapture

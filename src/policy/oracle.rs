@@ -1,89 +1,58 @@
-//! OPA as the oracle: its own suite of cases, run through our way of loading and evaluating. Tests only; what differs
-//! is mended elsewhere in this module's parent, or refused there at load.
+//! OPA as the oracle: its own test cases through our load path (`conformance`), and random policies and inputs that our
+//! engine room and the real `opa` both answer (`differential`). Only tests are here; what they find wrong is mended
+//! where it stands.
 
-mod report;
-mod suite;
+mod conformance;
+mod differential;
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-};
+use std::path::{Path, PathBuf};
 
-use self::{
-    report::Report,
-    suite::{Case, Outcome},
-};
+use serde_json::Value as Json;
 
-const STACK: usize = 64 << 20;
+use super::load::{Module, Sources};
+use crate::config::{self, RegoVersion};
 
-/// The folder of OPA's cases, from `tests/peers.sh path opa-cases`, which `tests/conformance.sh` hands over.
-fn cases() -> Option<PathBuf> {
-    let folder = env::var_os("OPA_CASES").map(PathBuf::from);
-    if folder.is_none() && env::var_os("REQUIRE_PEERS").is_some() {
-        panic!("OPA_CASES is not set: run `bash tests/conformance.sh`");
+/// What `tests/peers.sh` installs as `relative`. None, with a loud word, where nothing was asked to be compared by the
+/// variable `wish`.
+fn peer(relative: &str, wish: &str) -> Option<PathBuf> {
+    if std::env::var_os(wish).is_none() {
+        eprintln!("SKIPPED: comparing with OPA takes a minute; set {wish}");
+        return None;
     }
-    folder
+    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join(".peers").join(relative);
+    assert!(found.exists(), "{relative} is not installed: run `bash tests/peers.sh opa`");
+    Some(found)
 }
 
-#[test]
-fn opas_suite_is_answered_as_by_opa_or_refused() {
-    let Some(folder) = cases() else {
-        return eprintln!("SKIPPED: OPA's suite; run `bash tests/conformance.sh`");
-    };
-    let only = env::var("OPA_CASE").ok();
-    let mut cases: Vec<Case> = Vec::new();
-    for version in ["v0", "v1"] {
-        cases.extend(suite::read(&folder.join(version), version));
-    }
-    cases.retain(|case| only.as_ref().is_none_or(|only| case.note.contains(only.as_str())));
-    let outcomes = run(&cases);
-    let report = Report::of(&cases, &outcomes);
-    if only.is_some() {
-        return report.print_all();
-    }
-    report.check_against(Path::new("tests/conformance.md"));
+/// Modules of these names and texts, and `data`, as `load` would hand them on.
+fn sources(modules: impl IntoIterator<Item = (String, String)>, data: Json) -> Sources {
+    let modules = modules.into_iter().map(|(name, text)| Module { name, text, roots: None }).collect();
+    Sources { modules, data, revision: None, digest: "oracle".to_owned(), revisions: std::collections::BTreeMap::new() }
 }
 
-/// Runs all cases on as many threads as there are cores; the outcomes are in the order of the cases.
-fn run(cases: &[Case]) -> Vec<Outcome> {
-    let next = AtomicUsize::new(0);
-    let outcomes = Mutex::new(vec![None; cases.len()]);
-    thread::scope(|scope| {
-        let workers = thread::available_parallelism().map_or(1, usize::from);
-        for _ in 0..workers {
-            let work = || {
-                while let Some((index, case)) =
-                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, cases.get(at)?)))
-                {
-                    let outcome = case.run();
-                    outcomes.lock().unwrap()[index] = Some(outcome);
-                }
-            };
-            thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work).unwrap();
-        }
-    });
-    outcomes.into_inner().unwrap().into_iter().map(|outcome| outcome.expect("every case has run")).collect()
+fn config(decision: &str, rego: RegoVersion) -> config::Policy {
+    config::Policy { decision: decision.to_owned(), ..config::Policy::of_paths(&[], rego) }
 }
 
-/// Every `.yaml` file below `folder`, sorted.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => folders.push(path),
-                false if path.extension().is_some_and(|end| end == "yaml") => found.push(path),
-                false => {}
+/// Text that is the same for equal values: numbers count by their value.
+fn canonical(value: &Json) -> String {
+    match value {
+        Json::Number(number) => {
+            let text = number.to_string();
+            match (text.parse::<i128>(), text.parse::<f64>()) {
+                (Ok(whole), _) => whole.to_string(),
+                (_, Ok(float)) if float.fract() == 0.0 && float.abs() < 1e30 => format!("{float:.0}"),
+                (_, Ok(float)) => float.to_string(),
+                _ => text,
             }
         }
+        Json::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        Json::Object(fields) => {
+            let field = |(key, value): (&String, &Json)| format!("{}:{}", Json::from(key.as_str()), canonical(value));
+            let mut fields: Vec<_> = fields.iter().map(field).collect();
+            fields.sort();
+            format!("{{{}}}", fields.join(","))
+        }
+        scalar => scalar.to_string(),
     }
-    found.sort();
-    found
 }

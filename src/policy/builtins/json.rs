@@ -33,7 +33,9 @@ fn is_json(text: &str) -> bool {
 
 /// Whether all documents of the text are YAML.
 fn is_yaml(text: &str) -> bool {
-    serde_saphyr::from_multiple::<Json>(text).is_ok()
+    // YAML 1.2 §6.1: a tab does not indent, which the parser lets pass in documents behind the first.
+    let indented_by_tab = text.lines().any(|line| line.trim_start_matches(' ').starts_with('\t') && !line.trim().is_empty());
+    !indented_by_tab && serde_saphyr::from_multiple::<Json>(text).is_ok()
 }
 
 fn unmarshal(args: &[Value]) -> Result<Value, Fault> {

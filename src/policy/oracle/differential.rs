@@ -1,0 +1,156 @@
+//! Random policies and inputs (`generate`), answered by our engine room and by the real `opa`. What is refused at load is
+//! counted by code; every other difference ends the run with the smallest policy that shows it.
+
+mod generate;
+mod opa;
+
+use std::{collections::BTreeMap, env, fmt::Write, time::Duration};
+
+use regorus::Value;
+use serde_json::Value as Json;
+
+use self::{
+    generate::{Generator, Policy},
+    opa::Opa,
+};
+use super::{canonical, config, peer, sources};
+use crate::{
+    config::RegoVersion,
+    policy::{engine::PolicySet, input::Input},
+};
+
+const LIMIT: Duration = Duration::from_secs(5);
+const INPUTS: usize = 20;
+/// Differences after which a run has told enough.
+const ENOUGH: usize = 8;
+
+/// An answer, or that there is an error.
+type Answer = Result<String, ()>;
+
+#[derive(Default)]
+struct Tally {
+    pairs: usize,
+    policies: usize,
+    errors: usize,
+    refused: BTreeMap<String, usize>,
+    refused_by_opa: BTreeMap<String, usize>,
+    differences: Vec<String>,
+}
+
+#[test]
+fn random_policies_are_answered_as_by_opa_or_refused() {
+    let Some(program) = peer("bin/opa", "DIFFERENTIAL_PAIRS") else { return };
+    let number = |name, or| env::var(name).map_or(or, |text| text.parse().unwrap());
+    let (pairs, seed) = (number("DIFFERENTIAL_PAIRS", 20_000), number("DIFFERENTIAL_SEED", 1));
+    let run = move || {
+        let opa = Opa::start(&program, &generate::data());
+        let mut generator = Generator::new(seed);
+        let mut tally = Tally::default();
+        while (tally.pairs as u64) < pairs && tally.differences.len() < ENOUGH {
+            let policy = generator.policy();
+            let inputs: Vec<_> = (0..INPUTS).map(|_| generate::input(&mut generator.rng)).collect();
+            compare(&opa, &policy, &inputs, &mut tally);
+        }
+        tally
+    };
+    let tally = std::thread::Builder::new().stack_size(64 << 20).spawn(run).unwrap().join().unwrap();
+    let Tally { pairs, policies, errors, refused, refused_by_opa, differences } = tally;
+    println!("seed {seed}: {pairs} pairs, {policies} policies, {errors} errors in both");
+    println!("refused here {refused:?}, by OPA too or for types {refused_by_opa:?}");
+    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
+}
+
+fn load(policy: &Policy) -> Result<PolicySet, String> {
+    let sources = sources(policy.modules(), generate::data());
+    PolicySet::compile(sources, &config("t/answer", RegoVersion::V1))
+        .map_err(|error| error.problems.first().map_or_else(String::new, |problem| problem.code.to_string()))
+}
+
+fn ours(set: &PolicySet, input: &Json) -> Answer {
+    let answer = set.evaluate(&Input { value: Value::from(input.clone()), now_ns: 0 }, LIMIT);
+    answer.map(|answer| canonical(&answer.unwrap_or(Json::Null))).map_err(drop)
+}
+
+fn compare(opa: &Opa, policy: &Policy, inputs: &[Json], tally: &mut Tally) {
+    let theirs = opa.load(&policy.modules());
+    let set = match (load(policy), theirs) {
+        (Err(code), Ok(())) => return *tally.refused.entry(code).or_default() += 1,
+        (Err(code), Err(error)) => {
+            if env::var_os("DIFFERENTIAL_DETAIL").is_some() {
+                eprintln!("{code}: {error}\n{}", text(policy));
+            }
+            return *tally.refused_by_opa.entry(code).or_default() += 1;
+        }
+        // OPA's compiler refuses what its type checker sees; we find that out when it is evaluated, as undefined.
+        (Ok(_), Err(error)) if error.contains("rego_type_error") => {
+            return *tally.refused_by_opa.entry("type".to_owned()).or_default() += 1;
+        }
+        (Ok(_), Err(error)) => return tally.differences.push(format!("OPA refuses it: {error}\n{}", text(policy))),
+        (Ok(set), Ok(())) => set,
+    };
+    tally.policies += 1;
+    for (input, theirs) in inputs.iter().zip(opa.answers(inputs)) {
+        tally.pairs += 1;
+        let (ours, theirs) = (ours(&set, input), theirs.map(|answer| canonical(&answer)).map_err(drop));
+        if ours == theirs {
+            tally.errors += usize::from(ours.is_err());
+            continue;
+        }
+        return tally.differences.push(told(opa, policy, input));
+    }
+}
+
+/// Both answers, where they differ.
+fn difference(opa: &Opa, policy: &Policy, input: &Json) -> Option<(Answer, Answer)> {
+    let set = load(policy).ok()?;
+    opa.load(&policy.modules()).ok()?;
+    let theirs = opa.answers(std::slice::from_ref(input)).pop()?.map(|answer| canonical(&answer)).map_err(drop);
+    let ours = ours(&set, input);
+    (ours != theirs).then_some((ours, theirs))
+}
+
+/// The difference in the smallest policy that still has it.
+fn told(opa: &Opa, policy: &Policy, input: &Json) -> String {
+    let mut least = policy.clone();
+    let mut text_of_it = String::new();
+    while let Some(smaller) = smaller(&least).into_iter().find(|policy| difference(opa, policy, input).is_some()) {
+        least = smaller;
+    }
+    let _ = write!(text_of_it, "--- input {input}\n{}", text(&least));
+    if let Some((ours, theirs)) = difference(opa, &least, input) {
+        let _ = write!(text_of_it, "here {ours:?}\nOPA  {theirs:?}\n");
+    }
+    text_of_it
+}
+
+/// The policy without one rule, or without one statement.
+fn smaller(policy: &Policy) -> Vec<Policy> {
+    let mut found = Vec::new();
+    for index in 0..policy.rules.len() {
+        let mut without = policy.clone();
+        without.rules.remove(index);
+        found.push(without);
+    }
+    for index in 0..policy.library.len() {
+        let mut without = policy.clone();
+        without.library.remove(index);
+        found.push(without);
+    }
+    for (index, rule) in policy.rules.iter().enumerate() {
+        for statement in 0..rule.body.len() {
+            let mut without = policy.clone();
+            without.rules[index].body.remove(statement);
+            found.push(without);
+        }
+        if !rule.tail.is_empty() {
+            let mut without = policy.clone();
+            without.rules[index].tail.clear();
+            found.push(without);
+        }
+    }
+    found
+}
+
+fn text(policy: &Policy) -> String {
+    policy.modules().into_iter().map(|(_, text)| text).collect()
+}
