@@ -19,6 +19,9 @@ bash tests/deploy.sh
 echo "== image"
 bash tests/image.sh
 
+echo "== policies"
+bash tests/policies.sh
+
 echo "== demo"
 bash examples/quickstart/run.sh
 

@@ -5,6 +5,7 @@
 mod cache;
 mod collection;
 pub(super) mod context;
+mod crypto;
 mod glob;
 mod json;
 mod net;
@@ -60,6 +61,7 @@ const TABLES: &[&[Builtin]] = &[
     SAFE,
     collection::COLLECTION,
     context::CONTEXT,
+    crypto::CRYPTO,
     glob::GLOB,
     json::JSON,
     net::NET,
