@@ -118,3 +118,14 @@ fn a_set_that_disagrees_is_interpreted() {
         Ok(Some(true.into()))
     );
 }
+
+#[test]
+fn the_policies_of_the_benches_are_in_the_subset() {
+    for text in [
+        include_str!("../../../../../benches/policies/rbac10.rego"),
+        include_str!("../../../../../benches/policies/lookup1000.rego"),
+    ] {
+        let set = load(&[("t.rego", text), ("d/data.json", "{}")], "envoy/authz/allow").unwrap();
+        assert!(set.bytecode.is_some(), "{text}");
+    }
+}
