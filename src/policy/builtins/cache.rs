@@ -4,7 +4,7 @@
 use std::{cell::RefCell, collections::HashMap, hash::Hash, rc::Rc, thread::LocalKey};
 
 /// Patterns that a thread keeps of each kind. When they are more, all are dropped: that is rare, and bounds them.
-const KEPT: usize = 1024;
+const KEPT: usize = 256;
 
 pub(super) type Cache<K, V> = RefCell<HashMap<K, Rc<V>, foldhash::fast::RandomState>>;
 

@@ -19,6 +19,8 @@ pub(super) const GLOB: &[Builtin] =
 /// Largest compiled pattern in bytes, and the deepest nesting of alternatives.
 const MAX_COMPILED: usize = 1 << 20;
 const MAX_NESTING: usize = 50;
+/// Longest pattern in bytes.
+const MAX_PATTERN: usize = 16 << 10;
 
 thread_local! {
     /// By delimiters, a NUL, and the pattern.
@@ -63,6 +65,9 @@ fn quote_meta(args: &[Value]) -> Result<Value, Fault> {
 }
 
 fn compile(pattern: &str, delimiters: &str) -> Result<Regex, Fault> {
+    if pattern.len() > MAX_PATTERN {
+        return Err("the pattern is too long".into());
+    }
     let mut translator = Translator { rest: pattern.chars().peekable(), delimiters, out: r"(?s)\A".to_owned(), depth: 0 };
     translator.sequence()?;
     translator.out.push_str(r"\z");

@@ -29,13 +29,20 @@ const MAX_PAIRS: usize = 1_000_000;
 fn parse(text: &str) -> Result<IpNet, Fault> {
     let invalid = || Fault(format!("invalid CIDR address: {text}"));
     let (address, prefix) = text.split_once('/').ok_or_else(invalid)?;
-    let plain = prefix.bytes().all(|byte| byte.is_ascii_digit()) && (prefix == "0" || !prefix.starts_with('0'));
+    let plain = prefix.bytes().all(|byte| byte.is_ascii_digit());
     let prefix: u8 = prefix.parse().ok().filter(|_| plain).ok_or_else(invalid)?;
     let net = match address.parse::<IpAddr>().map_err(|_| invalid())? {
         IpAddr::V4(v4) => Ipv4Net::new(v4, prefix).map(IpNet::V4),
         IpAddr::V6(v6) => Ipv6Net::new(v6, prefix).map(IpNet::V6),
     };
-    net.map(|net| net.trunc()).map_err(|_| invalid())
+    net.map(|net| unmapped_net(net.trunc())).map_err(|_| invalid())
+}
+
+/// A block of mapped addresses is the block of v4 addresses that they stand for.
+fn unmapped_net(net: IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else { return net };
+    let v4 = v6.network().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    v4.and_then(|(v4, prefix)| Ipv4Net::new(v4, prefix).ok()).map_or(net, IpNet::V4)
 }
 
 fn address(text: &str) -> Option<IpAddr> {
@@ -49,12 +56,11 @@ fn unmapped(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Go's `IPNet.Contains`: a block of mapped addresses is a v6 block, and holds no v4 address.
+/// Go's `IPNet.Contains`: of one family only.
 fn holds(net: &IpNet, address: IpAddr) -> bool {
     match (net, unmapped(address)) {
         (IpNet::V4(net), IpAddr::V4(v4)) => net.contains(&v4),
         (IpNet::V6(net), IpAddr::V6(v6)) => net.contains(&v6),
-        // Go compares the block's v4 form, if it has one, with a mask that is too long for it.
         (IpNet::V6(_), IpAddr::V4(_)) | (IpNet::V4(_), IpAddr::V6(_)) => false,
     }
 }
@@ -196,7 +202,9 @@ mod tests {
             ("10.0.0.0/8", "10.4.0.0/16", Some("true")),
             ("fd00::/8", "fd12::1", Some("true")),
             ("fd00::/8", "10.0.0.1", Some("false")),
-            ("10.0.0.0/08", "10.0.0.1", None),
+            ("10.0.0.0/08", "10.0.0.1", Some("true")),
+            ("::ffff:10.0.0.0/104", "10.1.2.3", Some("true")),
+            ("::ffff:10.0.0.0/104", "11.1.2.3", Some("false")),
             ("10.0.0.0", "10.0.0.1", None),
             ("010.0.0.0/8", "10.0.0.1", None),
             ("10.0.0.0/8", "x", None),

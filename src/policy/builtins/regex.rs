@@ -28,7 +28,9 @@ pub(super) const REGEX: &[Builtin] = &[
 ];
 
 /// Largest compiled pattern in bytes.
-const MAX_COMPILED: usize = 4 << 20;
+const MAX_COMPILED: usize = 1 << 20;
+/// Longest pattern in bytes.
+const MAX_PATTERN: usize = 16 << 10;
 /// Deepest nesting of groups.
 const MAX_NESTING: u32 = 200;
 
@@ -41,6 +43,9 @@ fn compiled(pattern: &str) -> Result<Rc<Regex>, Fault> {
 }
 
 fn compile(pattern: &str) -> Result<Regex, Fault> {
+    if pattern.len() > MAX_PATTERN {
+        return Err("the pattern is too long".into());
+    }
     let translated = syntax::translate(pattern)?;
     let made = RegexBuilder::new(&translated).size_limit(MAX_COMPILED).nest_limit(MAX_NESTING).build();
     made.map_err(|error| Fault(format!("error parsing regexp: {error}")))
@@ -201,6 +206,8 @@ mod tests {
             (r"(", "a", None),
             (r"[b-a]", "a", None),
             (r"\8", "8", None),
+            ("[a--b]", "a", None),
+            (r"[!-\d]", "5", None),
         ] {
             let found = compile(pattern).ok().map(|regex| regex.is_match(text));
             assert_eq!(found, expected, "{pattern} over {text:?}");

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, ops::RangeInclusive};
 use crate::policy::builtins::Fault;
 
 /// Longest pattern in characters.
-const MAX_LENGTH: usize = 4096;
+const MAX_LENGTH: usize = 256;
 
 enum Letters {
     Any,

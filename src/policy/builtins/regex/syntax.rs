@@ -278,7 +278,7 @@ impl Translator<'_> {
                 '-' => {
                     // At an end it is itself, between two characters a range.
                     let at_end = first || self.rest.peek() == Some(&']');
-                    if at_end { self.push(u32::from('-')) } else { self.out.push('-') }
+                    if at_end { self.push(u32::from('-')) } else { self.range()? }
                 }
                 other if other.is_alphanumeric() => self.out.push(other),
                 other => self.push(u32::from(other)),
@@ -286,6 +286,18 @@ impl Translator<'_> {
             first = false;
         }
         self.out.push(']');
+        Ok(())
+    }
+
+    /// The middle of a range, behind which only a character may stand: two of them are a difference to the crate.
+    fn range(&mut self) -> Result<(), Fault> {
+        let mut ahead = self.rest.clone();
+        let next = ahead.next();
+        let class = next == Some('\\') && ahead.next().is_some_and(|letter| "dDsSwWpP".contains(letter));
+        if class || matches!(next, Some('-' | '[')) {
+            return Err("invalid character class range".into());
+        }
+        self.out.push('-');
         Ok(())
     }
 
