@@ -232,7 +232,10 @@ impl Authorizer {
         findings.taken = self.shadow.take(call.settings.shadow.as_ref(), id, &facts);
         let value = match value {
             Ok(value) => value,
-            Err(failure) => return deny(failure.reason, Some(failure.detail)),
+            Err(failure) => {
+                self.metrics.policy_failed(failure.reason, failure.place.as_deref().unwrap_or(&call.settings.rule));
+                return deny(failure.reason, Some(failure.detail));
+            }
         };
         let outcome = match read(value.as_ref(), call.settings.compat) {
             Ok(answer) => Outcome::answered(id, mode, answer, peer.and_then(|peer| remaining_life(&peer, call.now))),

@@ -22,7 +22,7 @@ use tracing::debug;
 
 #[cfg(test)]
 pub(super) use self::compile::prepare;
-pub(super) use self::compile::{MAX_COLUMNS, compile_for, one_line, rule_path};
+pub(super) use self::compile::{Abandoned, MAX_COLUMNS, compile_for, one_line, place, rule_path};
 use self::{
     bytecode::{Bytecode, Verdict},
     compile::Compiled,
@@ -61,15 +61,16 @@ impl PolicySet {
     /// Reads, parses, checks and compiles what `config` names, and evaluates it once for an empty input.
     #[cfg(test)]
     pub fn load(config: &config::Policy) -> Result<Self, LoadError> {
-        Self::compile(super::load::read(config)?, config)
+        Self::compile(super::load::read(config)?, config, &Abandoned::default())
     }
 
-    pub(super) fn compile(sources: Sources, config: &config::Policy) -> Result<Self, LoadError> {
+    /// A compilation that is left behind, because it takes too long, is told to `abandoned`.
+    pub(super) fn compile(sources: Sources, config: &config::Policy, abandoned: &Abandoned) -> Result<Self, LoadError> {
         static GENERATION: AtomicU64 = AtomicU64::new(1);
         let revision = sources.revision.clone().unwrap_or_else(|| sources.digest.chars().take(12).collect());
         let digest = sources.digest.clone();
         let wanted = Wanted::by(sources.modules.iter().map(|module| module.text.as_str()));
-        let Compiled { engine, rule, bytecode, findings } = compile::compile(sources, config)?;
+        let Compiled { engine, rule, bytecode, findings } = compile::compile(sources, config, abandoned)?;
         Ok(Self {
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             engine,
@@ -133,11 +134,13 @@ impl PolicySet {
             result
         }));
         match result {
-            Err(panic) => Err(Failure { reason: Reason::PolicyPanic, detail: without_values(&panic_text(&*panic)) }),
+            Err(panic) => Err(Failure::new(Reason::PolicyPanic, without_values(&panic_text(&*panic)))),
+            Ok(Err(error)) if is_timeout(&error) => Err(Failure::timeout(limit, place(&error))),
             // An answer that comes late may rest on a loop that was cut short.
-            Ok(_) if start.elapsed() > limit => Err(Failure::timeout(limit)),
-            Ok(Err(error)) if is_timeout(&error) => Err(Failure::timeout(limit)),
-            Ok(Err(error)) => Err(Failure { reason: Reason::PolicyError, detail: without_values(&one_line(&error)) }),
+            Ok(_) if start.elapsed() > limit => Err(Failure::timeout(limit, None)),
+            Ok(Err(error)) => {
+                Err(Failure { place: place(&error), ..Failure::new(Reason::PolicyError, without_values(&one_line(&error))) })
+            }
             Ok(Ok(Value::Undefined)) => Ok(None),
             Ok(Ok(Value::Bool(answer))) => Ok(Some(serde_json::Value::Bool(answer))),
             Ok(Ok(value)) => answer::to_json(&value).map(Some),
@@ -174,12 +177,22 @@ pub struct Failure {
     pub reason: Reason,
     /// For operators, not for callers. It shows no value: it stands in records, where the input is masked.
     pub detail: String,
+    /// File and line of the policy where it stood, if that is known.
+    pub place: Option<String>,
 }
 
 impl Failure {
-    fn timeout(limit: Duration) -> Self {
-        let detail = format!("no answer within {}", humantime::format_duration(limit));
-        Self { reason: Reason::PolicyTimeout, detail }
+    fn new(reason: Reason, detail: String) -> Self {
+        Self { reason, detail, place: None }
+    }
+
+    fn timeout(limit: Duration, place: Option<String>) -> Self {
+        let limit = humantime::format_duration(limit);
+        let detail = match &place {
+            Some(place) => format!("no answer within {limit}; it stood at {place}"),
+            None => format!("no answer within {limit}"),
+        };
+        Self { place, ..Self::new(Reason::PolicyTimeout, detail) }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -12,14 +13,19 @@ use tracing::{info, warn};
 
 use super::{
     downloads::{BundleStatus, Delivery, Downloads, View},
-    engine::PolicySet,
-    load,
+    engine::{Abandoned, PolicySet},
+    load::{self, Sources},
     problem::{Code, LoadError, Problem, Severity},
 };
 use crate::{
     clock::Now,
     config::{self, Download},
 };
+
+/// How long bytes that did not compile are refused without another attempt.
+const RETRY: Duration = Duration::from_secs(600);
+/// Refusals kept; more copies of bundles than that do not wait at a time.
+const KEPT: usize = 16;
 
 /// Revision by name of a bundle.
 type Revisions = BTreeMap<String, String>;
@@ -32,6 +38,30 @@ pub struct PolicyStore {
     config: Mutex<Option<config::Policy>>,
     status: Mutex<Status>,
     downloads: Downloads,
+    abandoned: Abandoned,
+    refused: Mutex<Refused>,
+}
+
+/// Sets that did not compile, so that the same bytes under the same settings are not compiled again at each look.
+#[derive(Debug, Default)]
+struct Refused {
+    config: Option<config::Policy>,
+    /// By digest, with the time of the attempt.
+    errors: BTreeMap<String, (Now, LoadError)>,
+}
+
+impl Refused {
+    fn error(&self, config: &config::Policy, digest: &str, now: Now) -> Option<LoadError> {
+        let (at, error) = self.errors.get(digest).filter(|_| self.config.as_ref() == Some(config))?;
+        (now.since_epoch().saturating_sub(at.since_epoch()) < RETRY).then(|| error.clone())
+    }
+
+    fn keep(&mut self, config: &config::Policy, digest: String, error: LoadError, now: Now) {
+        if self.config.as_ref() != Some(config) || self.errors.len() >= KEPT {
+            *self = Self { config: Some(config.clone()), errors: BTreeMap::new() };
+        }
+        self.errors.insert(digest, (now, error));
+    }
 }
 
 /// What a reload came to.
@@ -145,13 +175,26 @@ impl PolicyStore {
             return Ok(None);
         }
         let revisions = sources.revisions.clone();
-        let set = PolicySet::compile(sources, config)?;
+        let set = self.compile(sources, config, now)?;
         for bundle in &config.bundles {
             if let Some(revision) = bundle.name.as_ref().and_then(|name| revisions.get(name)) {
                 load::accept(bundle, revision, config)?;
             }
         }
         Ok(Some((set, revisions)))
+    }
+
+    fn compile(&self, sources: Sources, config: &config::Policy, now: Now) -> Result<PolicySet, LoadError> {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = refused.error(config, &sources.digest, now) {
+            return Err(error);
+        }
+        if self.abandoned.is_running() {
+            let text = "waits until an earlier set, which took too long to compile, has been compiled";
+            return Err(Problem::of_file(Code::TooSlow, "policy", text.to_owned()).into());
+        }
+        let digest = sources.digest.clone();
+        PolicySet::compile(sources, config, &self.abandoned).inspect_err(|error| refused.keep(config, digest, error.clone(), now))
     }
 
     fn loaded(&self, set: PolicySet, revisions: Revisions, error: Option<LoadError>, now: Now) -> Reload {

@@ -25,6 +25,8 @@ const BOUNDS: [f64; 12] = [0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.00
 /// Names of rules that become labels, and the longest of them in bytes.
 const RULES: usize = 100;
 const MAX_RULE: usize = 128;
+/// The label of all other rules.
+const OTHER: &str = "other";
 
 const DECISIONS: usize = 2;
 const PROTOCOLS: usize = 3;
@@ -55,6 +57,8 @@ labels! {
     /// What a second policy set said beside the one in force: the same, another decision, another answer to the same
     /// decision, or one of the two failed to answer. A call that was not compared, because too many were, is dropped.
     Compared { Same => "same", Decision => "decision", Answer => "answer", Failed => "failed", Dropped => "dropped", }
+    /// What an evaluation had too much of.
+    Limit { Time => "time", }
     /// What became of a request for a bundle; refused is one that came and is not sound.
     Fetch { Fetched => "fetched", Unchanged => "unchanged", Refused => "refused", Failed => "failed", }
     /// How a caller reached a listener.
@@ -86,7 +90,30 @@ pub struct Metrics {
     shadow_reloads: Vec<BoundCounter<u64>>,
     shadow: Vec<BoundCounter<u64>>,
     shadow_by_rule: Counter<u64>,
-    shadow_rules: Mutex<BTreeSet<String>>,
+    shadow_rules: Rules,
+    policy_limits: Counter<u64>,
+    /// Of the policy in force.
+    limited_rules: Rules,
+}
+
+/// The first [`RULES`] names of rules, which become labels; all others are `other`.
+#[derive(Debug, Default)]
+struct Rules(Mutex<BTreeSet<String>>);
+
+impl Rules {
+    fn label(&self, rule: &str) -> String {
+        let mut rules = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = rules.contains(rule);
+        let is_new = !known && rules.len() < RULES && rule.len() <= MAX_RULE;
+        if is_new {
+            rules.insert(rule.to_owned());
+        }
+        if known || is_new { rule.to_owned() } else { OTHER.to_owned() }
+    }
+
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 impl Metrics {
@@ -104,6 +131,10 @@ impl Metrics {
         let shadow = counter("doorward.shadow.compared", "Calls that a second policy set was asked about, by what came of it.");
         let fetches = counter("doorward.bundle.fetches", "Requests for bundles, by what became of them.");
         let refused = counter("doorward.callers.refused", "Callers of a listener that may not call it.");
+        let policy_limits = counter("doorward.policy.limit", "Evaluations that were denied at a limit, by where they stood.");
+        for limit in Limit::ALL {
+            policy_limits.add(0, &[KeyValue::new("rule", OTHER), KeyValue::new("limit", limit.as_str())]);
+        }
         meter
             .u64_gauge("doorward.build.info")
             .with_description("1, with the version of this build.")
@@ -147,7 +178,9 @@ impl Metrics {
             shadow_reloads: reloads("doorward.shadow.reloads", "Attempts to load the second policy set."),
             shadow: Compared::ALL.iter().map(|result| shadow.bind(&[KeyValue::new("result", result.as_str())])).collect(),
             shadow_by_rule: counter("doorward.shadow.differences", "Calls that a second policy set answered otherwise, by rule."),
-            shadow_rules: Mutex::default(),
+            shadow_rules: Rules::default(),
+            policy_limits,
+            limited_rules: Rules::default(),
         }
     }
 
@@ -212,6 +245,18 @@ impl Metrics {
     /// The policy in force was loaded at `at`.
     pub fn policy_loaded(&self, at: Now) {
         self.policy_loaded.record(at.since_epoch().as_secs_f64(), &[]);
+        self.limited_rules.clear();
+    }
+
+    /// An evaluation failed, and stood at `rule`. Counted if the reason is a limit. The policy's author wrote the rules,
+    /// and no client, but there may be many: the first [`RULES`] of a policy are labels.
+    pub fn policy_failed(&self, reason: Reason, rule: &str) {
+        let limit = match reason {
+            Reason::PolicyTimeout => Limit::Time,
+            _ => return,
+        };
+        let rule = KeyValue::new("rule", self.limited_rules.label(rule));
+        self.policy_limits.add(1, &[rule, KeyValue::new("limit", limit.as_str())]);
     }
 
     pub fn bundle_fetched(&self, result: Fetch) {
@@ -235,19 +280,9 @@ impl Metrics {
     pub fn shadow_compared(&self, compared: Compared, rule: Option<&str>) {
         add(&self.shadow, compared as usize);
         if !matches!(compared, Compared::Same | Compared::Dropped) {
-            let rule = rule.map_or_else(|| "unnamed".to_owned(), |rule| self.rule_label(rule));
+            let rule = rule.map_or_else(|| "unnamed".to_owned(), |rule| self.shadow_rules.label(rule));
             self.shadow_by_rule.add(1, &[KeyValue::new("result", compared.as_str()), KeyValue::new("rule", rule)]);
         }
-    }
-
-    fn rule_label(&self, rule: &str) -> String {
-        let mut rules = self.shadow_rules.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = rules.contains(rule);
-        let is_new = !known && rules.len() < RULES && rule.len() <= MAX_RULE;
-        if is_new {
-            rules.insert(rule.to_owned());
-        }
-        if known || is_new { rule.to_owned() } else { "other".to_owned() }
     }
 
     pub fn caller_refused(&self, transport: Transport) {

@@ -78,6 +78,24 @@ async fn the_metrics_page_names_every_instrument() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn limits_are_counted_by_rule_and_rules_are_bounded() {
+    let telemetry = Telemetry::start(&config::Telemetry::default(), "i").expect("started");
+    let metrics = telemetry.metrics();
+    let has = |line: &str| telemetry.page().text().lines().any(|found| found.starts_with(line));
+    assert!(has("doorward_policy_limit_total{limit=\"time\",rule=\"other\"} 0"));
+    metrics.policy_failed(Reason::PolicyError, "a.rego:1");
+    for line in 0..110 {
+        metrics.policy_failed(Reason::PolicyTimeout, &format!("a.rego:{line}"));
+    }
+    metrics.policy_failed(Reason::PolicyTimeout, "a.rego:7");
+    assert!(has("doorward_policy_limit_total{limit=\"time\",rule=\"a.rego:7\"} 2"));
+    assert!(has("doorward_policy_limit_total{limit=\"time\",rule=\"other\"} 10"));
+    metrics.policy_loaded(clock::Now::from_seconds(1));
+    metrics.policy_failed(Reason::PolicyTimeout, "a.rego:105");
+    assert!(has("doorward_policy_limit_total{limit=\"time\",rule=\"a.rego:105\"} 1"), "another policy has other rules");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_never_answers_delays_nothing() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = silent.local_addr().expect("an address");

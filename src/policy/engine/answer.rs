@@ -10,10 +10,8 @@ use crate::verdict::Reason;
 const MAX_DEPTH: usize = 128;
 
 pub(in crate::policy) fn to_json(value: &Value) -> Result<Json, Failure> {
-    convert(value, MAX_DEPTH).ok_or_else(|| Failure {
-        reason: Reason::PolicyError,
-        detail: format!("the answer nests deeper than {MAX_DEPTH}, or holds a number that JSON has not"),
-    })
+    let detail = || format!("the answer nests deeper than {MAX_DEPTH}, or holds a number that JSON has not");
+    convert(value, MAX_DEPTH).ok_or_else(|| Failure::new(Reason::PolicyError, detail()))
 }
 
 fn convert(value: &Value, depth: usize) -> Option<Json> {

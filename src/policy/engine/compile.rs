@@ -3,7 +3,7 @@
 use std::{
     num::{NonZeroU32, NonZeroUsize},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::mpsc,
+    sync::{Arc, Mutex, PoisonError, Weak, mpsc},
     thread,
     time::Duration,
 };
@@ -38,8 +38,23 @@ const SMOKE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Parses, checks, rewrites and compiles `sources`. Works on a thread of its own: on the caller's stack a deep policy
 /// could end the process, and there it can be left behind when it takes too long.
-pub(super) fn compile(sources: Sources, config: &config::Policy) -> Result<Compiled, LoadError> {
-    aside(config, move |config| compile_here(sources, config))
+pub(super) fn compile(sources: Sources, config: &config::Policy, abandoned: &Abandoned) -> Result<Compiled, LoadError> {
+    aside(config, abandoned, move |config| compile_here(sources, config))
+}
+
+/// The compilation that took too long and was left behind, while it runs on: nothing can stop it.
+#[derive(Debug, Default)]
+pub(in crate::policy) struct Abandoned(Mutex<Weak<()>>);
+
+impl Abandoned {
+    /// Whether one still runs. Another that would have to be left behind must not begin before it ends.
+    pub(in crate::policy) fn is_running(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0
+    }
+
+    fn leave(&self, running: &Weak<()>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(running);
+    }
 }
 
 /// The same without a rule that decides: everything that tests and their author ask about.
@@ -48,7 +63,7 @@ pub(in crate::policy) fn compile_for(
     sources: Sources,
     config: &config::Policy,
 ) -> Result<(Engine, Vec<Parsed>), LoadError> {
-    aside(config, move |config| {
+    aside(config, &Abandoned::default(), move |config| {
         let Front { units, modules, data, .. } = front(sources, config.rego, None, config.limits.depth, purpose)?;
         let rules = check::rules(units.iter().map(|unit| &unit.parsed));
         let mut engine = build(modules, data, config.rego, Errors::Undefined)?;
@@ -74,13 +89,17 @@ fn force(engine: &mut Engine, rules: &Rules) -> Result<(), anyhow::Error> {
 /// Runs `work` on a thread with the stack it needs, for as long as it may take.
 fn aside<T: Send + 'static>(
     config: &config::Policy,
+    abandoned: &Abandoned,
     work: impl FnOnce(&config::Policy) -> Result<T, LoadError> + Send + 'static,
 ) -> Result<T, LoadError> {
     let internal = |text: String| LoadError::from(Problem::of_file(Code::Internal, "policy", text));
     let limit = config.limits.compile.duration();
     let config = config.clone();
     let (done, result) = mpsc::sync_channel(1);
+    let runs = Arc::new(());
+    let running = Arc::downgrade(&runs);
     let run = move || {
+        let _runs = runs;
         let result = catch_unwind(AssertUnwindSafe(|| work(&config)));
         // Nobody waits for what took too long.
         let _ = done.send(result);
@@ -91,6 +110,7 @@ fn aside<T: Send + 'static>(
         Ok(Ok(result)) => result,
         Ok(Err(panic)) => Err(internal(format!("the compiler panicked: {}", super::panic_text(&*panic)))),
         Err(_) => {
+            abandoned.leave(&running);
             let limit = humantime::format_duration(limit);
             let text = format!("not compiled within {limit}; split what is largest, or raise `policy.limits.compile`");
             Err(Problem::of_file(Code::TooSlow, "policy", text).into())
@@ -317,6 +337,12 @@ fn from_engine(code: Code, error: &anyhow::Error, file: &str) -> Problem {
     });
     let (file, line, column) = place.unwrap_or_else(|| (file.to_owned(), 0, 0));
     Problem { line, column, ..Problem::of_file(code, file, message(&text)) }
+}
+
+/// File and line that an error of the engine names.
+pub(in crate::policy) fn place(error: &anyhow::Error) -> Option<String> {
+    let Problem { file, line, .. } = from_engine(Code::Internal, error, "");
+    (line != 0).then(|| format!("{file}:{line}"))
 }
 
 /// An error of the engine as one line with its place.

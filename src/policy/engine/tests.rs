@@ -192,6 +192,18 @@ fn the_deepest_policy_that_loads_evaluates() {
 }
 
 #[test]
+fn a_chain_of_rules_is_as_deep_as_the_setting_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let links: String = (0..20).map(|n| format!("r{n} if r{}\n", n + 1)).collect();
+    fs::write(folder.path().join("t.rego"), format!("package t\nallow if r0\n{links}r20 if input.x")).unwrap();
+    let mut config = config(folder.path(), "t/allow");
+    for (depth, code) in [(128, None), (30, None), (10, Some(Code::TooDeep))] {
+        config.limits.depth = depth;
+        assert_eq!(PolicySet::load(&config).err().map(|error| error.problems[0].code), code, "{depth}");
+    }
+}
+
+#[test]
 fn mistakes_have_a_place() {
     for (rego, code, line) in [
         ("package t\n\nallow if {\n", Code::Parse, 3),

@@ -16,7 +16,10 @@ use self::{
 use super::{canonical, config, peer, sources};
 use crate::{
     config::RegoVersion,
-    policy::{engine::PolicySet, input::Input},
+    policy::{
+        engine::{Abandoned, PolicySet},
+        input::Input,
+    },
 };
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -62,7 +65,7 @@ fn random_policies_are_answered_as_by_opa_or_refused() {
 
 fn load(policy: &Policy) -> Result<PolicySet, String> {
     let sources = sources(policy.modules(), generate::data());
-    PolicySet::compile(sources, &config("t/answer", RegoVersion::V1))
+    PolicySet::compile(sources, &config("t/answer", RegoVersion::V1), &Abandoned::default())
         .map_err(|error| error.problems.first().map_or_else(String::new, |problem| problem.code.to_string()))
 }
 

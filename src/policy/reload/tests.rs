@@ -60,6 +60,57 @@ fn a_changed_setting_is_a_change() {
 }
 
 #[test]
+fn a_set_that_does_not_compile_is_not_compiled_again_at_each_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, config) = (folder.path().join("t.rego"), config(folder.path(), "t/allow"));
+    let store = PolicyStore::default();
+    let attempts = || -> Vec<i64> { store.refused.lock().unwrap().errors.values().map(|(at, _)| at.seconds()).collect() };
+    fs::write(&file, "package t\nallow := f(1)").unwrap();
+    let Reload::Refused { error: first } = store.reload(&config, Now::from_seconds(0)) else { panic!() };
+    for (seconds, attempted) in [(30, [0]), (599, [0]), (600, [600]), (1_199, [600])] {
+        assert_eq!(store.reload(&config, Now::from_seconds(seconds)), Reload::Refused { error: first.clone() });
+        assert_eq!(attempts(), attempted, "{seconds}");
+    }
+    fs::write(&file, "package t\nallow := g(1)").unwrap();
+    let Reload::Refused { error } = store.reload(&config, Now::from_seconds(1_200)) else { panic!() };
+    assert_ne!(error, first);
+    for n in 0..100 {
+        fs::write(&file, format!("package t\nallow := f{n}(1)")).unwrap();
+        store.reload(&config, Now::from_seconds(1_200));
+        assert!(attempts().len() <= KEPT);
+    }
+}
+
+#[test]
+fn a_set_that_compiles_too_long_is_left_behind_and_only_one_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, mut config) = (folder.path().join("t.rego"), config(folder.path(), "t/allow"));
+    let rules: String = (0..3_000).map(|n| format!("r{n} if input.x[{n}].y == input.z.a.b.c\n")).collect();
+    let write = |answer: u32| fs::write(&file, format!("package t\nallow := {answer}\n{rules}")).unwrap();
+    let (store, now) = (PolicyStore::default(), Now::from_seconds(0));
+    let refusal = |config: &config::Policy| match store.reload(config, now) {
+        Reload::Refused { error } => (error.problems[0].code, error.problems[0].text.clone()),
+        other => panic!("{other:?}"),
+    };
+    write(1);
+    config.limits.compile = config::Span::millis(0);
+    let (code, text) = refusal(&config);
+    assert_eq!((code, text.starts_with("not compiled within 0s")), (Code::TooSlow, true), "{text}");
+    assert_eq!(refusal(&config).1, text, "the same bytes are not tried again");
+    write(2);
+    config.limits.compile = config::Span::millis(60_000);
+    let (code, text) = refusal(&config);
+    assert_eq!((code, text.starts_with("waits until")), (Code::TooSlow, true), "{text}");
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while store.abandoned.is_running() {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    assert!(matches!(store.reload(&config, now), Reload::Loaded { .. }));
+    assert_eq!(answer(&store), Some(2.into()));
+}
+
+#[test]
 fn a_thousand_reloads_leave_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let (file, config) = (folder.path().join("t.rego"), config(folder.path(), "t/allow"));
