@@ -111,6 +111,8 @@ reasons! {
     PolicyError => "policy_error",
     /// The policy did not finish within its time limit.
     PolicyTimeout => "policy_timeout",
+    /// The policy came to a limit of what one of its function calls may take or make.
+    PolicyLimit => "policy_limit",
     /// The policy engine panicked; the engine was thrown away.
     PolicyPanic => "policy_panic",
     /// The caller's deadline had passed, or passed while the call waited.

@@ -34,8 +34,11 @@ const MAX_TEXT: usize = 16 << 20;
 /// Widest field that a format may ask for.
 const MAX_WIDTH: usize = 4096;
 
-/// Whether a call with these arguments may run; the arguments are as many as the function takes.
-type Guard = fn(&[Value]) -> Option<bool>;
+/// What answers a call.
+type Run = dyn Fn(&[Value]) -> Result<Value, Fault> + Send + Sync;
+
+/// Looks at the arguments of a call, as many as the function takes, before it runs.
+type Guard = fn(&[Value]) -> Result<(), Fault>;
 
 /// A function of ours under OPA's name.
 struct Builtin {
@@ -49,6 +52,16 @@ struct Builtin {
 /// and an error only where errors of built-in functions are strict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Fault(String);
+
+impl Fault {
+    /// The call would take or make too much. That is no failure to OPA, which would have an answer, so it must not become
+    /// undefined, which `not` turns around: it ends the evaluation, whatever becomes of this value.
+    fn limit(text: impl Into<String>) -> Self {
+        let text = text.into();
+        context::note_limit(&text);
+        Self(text)
+    }
+}
 
 impl From<&str> for Fault {
     fn from(text: &str) -> Self {
@@ -75,11 +88,26 @@ const TABLES: &[&[Builtin]] = &[
 ];
 
 const GUARDED: &[(&str, Guard)] = &[
-    ("numbers.range", |args| Some(range_length(integer(args, 0)?, integer(args, 1)?, 1)? <= MAX_RANGE)),
-    ("bits.lsh", |args| Some((0..=MAX_SHIFT).contains(&integer(args, 1)?))),
-    ("sprintf", |args| Some(widths_are_small(text(args, 0)?))),
-    ("replace", |args| Some(replaced_length(text(args, 0)?, text(args, 1)?, text(args, 2)?)? <= MAX_TEXT)),
-    ("concat", |args| Some(joined_length(text(args, 0)?.len(), args.get(1)?)? <= MAX_TEXT)),
+    ("numbers.range", |args| {
+        let length = range_length(integer_operand(args, 0)?, integer_operand(args, 1)?, 1);
+        within(length.is_some_and(|length| length <= MAX_RANGE), "the range is too long")
+    }),
+    ("bits.lsh", |args| {
+        let bits = integer_operand(args, 1)?;
+        if bits < 0 {
+            return Err("negative shift amount".into());
+        }
+        within(bits <= MAX_SHIFT, "the number is shifted too far")
+    }),
+    ("sprintf", |args| within(widths_are_small(text_operand(args, 0)?), "a width is too large")),
+    ("replace", |args| {
+        let length = replaced_length(text_operand(args, 0)?, text_operand(args, 1)?, text_operand(args, 2)?);
+        within(length.is_some_and(|length| length <= MAX_TEXT), "the answer is too large")
+    }),
+    ("concat", |args| {
+        let length = joined_length(text_operand(args, 0)?.len(), args.get(1).unwrap_or(&Value::Undefined))?;
+        within(length <= MAX_TEXT, "the answer is too large")
+    }),
 ];
 
 /// These panic in regorus on ordinary values.
@@ -127,28 +155,29 @@ pub(super) fn overrides(name: &str) -> bool {
 pub(super) fn install(engine: &mut Engine, errors: Errors) -> Result<(), String> {
     let strict = errors != Errors::Undefined;
     let place = Arc::new(Place::new()?);
+    let mut add = |name: &'static str, arity, run: Arc<Run>| {
+        let call = move |args: Vec<Value>| {
+            let answer = run(&args);
+            if let Some(limit) = context::limit_of(name) {
+                return Err(anyhow::anyhow!(limit));
+            }
+            match answer {
+                Err(Fault(text)) if strict => Err(anyhow::anyhow!("{name}: {text}")),
+                answer => Ok(answer.unwrap_or(Value::Undefined)),
+            }
+        };
+        engine.add_extension(name.to_owned(), arity, Box::new(call)).map_err(|error| format!("`{name}`: {error}"))
+    };
     for &(name, guard) in GUARDED {
         let Some(&(builtin, arity)) = BUILTINS.get(name) else { return Err(format!("the engine has no `{name}`")) };
         let place = Arc::clone(&place);
-        let call = move |args: Vec<Value>| {
-            Ok(match guard(&args) {
-                Some(true) if strict => builtin(&place.span, &place.params, &args, true)?,
-                Some(true) => builtin(&place.span, &place.params, &args, false).unwrap_or(Value::Undefined),
-                Some(false) | None if strict => anyhow::bail!("{name}: an argument is of the wrong kind, or too large"),
-                Some(false) | None => Value::Undefined,
-            })
+        let run = move |args: &[Value]| {
+            guard(args)?;
+            builtin(&place.span, &place.params, args, true).map_err(|error| Fault(error.to_string()))
         };
-        engine.add_extension(name.to_owned(), arity, Box::new(call)).map_err(|error| format!("`{name}`: {error}"))?;
+        add(name, arity, Arc::new(run))?;
     }
-    for &Builtin { name, arity, run } in TABLES.iter().copied().flatten() {
-        let call = move |args: Vec<Value>| match run(&args) {
-            Ok(value) => Ok(value),
-            Err(Fault(text)) if strict => Err(anyhow::anyhow!("{name}: {text}")),
-            Err(Fault(_)) => Ok(Value::Undefined),
-        };
-        engine.add_extension(name.to_owned(), arity, Box::new(call)).map_err(|error| format!("`{name}`: {error}"))?;
-    }
-    Ok(())
+    TABLES.iter().copied().flatten().try_for_each(|builtin| add(builtin.name, builtin.arity, Arc::new(builtin.run)))
 }
 
 /// Where a guarded function believes it is called from. It needs that to word errors, which are dropped here.
@@ -190,6 +219,11 @@ fn engine(name: &str, args: &[Value]) -> Result<Value, Fault> {
     builtin(&place.span, &place.params, args, true).map_err(|error| Fault(error.to_string()))
 }
 
+/// Whether a call stays within its limits.
+fn within(is_within: bool, otherwise: &str) -> Result<(), Fault> {
+    if is_within { Ok(()) } else { Err(Fault::limit(otherwise)) }
+}
+
 fn text(args: &[Value], index: usize) -> Option<&str> {
     match args.get(index)? {
         Value::String(text) => Some(text),
@@ -228,26 +262,29 @@ fn replaced_length(text: &str, old: &str, new: &str) -> Option<usize> {
     text.matches(old).count().checked_mul(new.len())?.checked_add(text.len())
 }
 
-fn joined_length(delimiter: usize, items: &Value) -> Option<usize> {
+fn joined_length(delimiter: usize, items: &Value) -> Result<usize, Fault> {
     let add = |sum: usize, item: &Value| match item {
-        Value::String(text) => sum.checked_add(text.len())?.checked_add(delimiter),
-        _ => None,
+        Value::String(text) => Ok(sum.saturating_add(text.len()).saturating_add(delimiter)),
+        _ => Err(operand(2, "array of strings, set of strings")),
     };
     match items {
         Value::Array(items) => items.iter().try_fold(0, add),
         Value::Set(items) => items.iter().try_fold(0, add),
-        _ => None,
+        _ => Err(operand(2, "array, set")),
     }
 }
 
 /// A step beyond the range leaves its beginning.
 fn range_step(args: &[Value]) -> Result<Value, Fault> {
     let (from, to, step) = (integer_operand(args, 0)?, integer_operand(args, 1)?, integer_operand(args, 2)?);
-    let length = range_length(from, to, step).ok_or("step must be a positive integer")?;
+    if step <= 0 {
+        return Err("step must be a positive integer".into());
+    }
+    let length = range_length(from, to, step).ok_or_else(|| Fault::limit("the range is too long"))?;
     match length {
         1 => Ok(Value::from(vec![args.first().cloned().unwrap_or(Value::Undefined)])),
         2..=MAX_RANGE => engine("numbers.range_step", args),
-        _ => Err("the range is too long".into()),
+        _ => Err(Fault::limit("the range is too long")),
     }
 }
 

@@ -138,9 +138,12 @@ impl PolicySet {
             Ok(Err(error)) if is_timeout(&error) => Err(Failure::timeout(limit, place(&error))),
             // An answer that comes late may rest on a loop that was cut short.
             Ok(_) if start.elapsed() > limit => Err(Failure::timeout(limit, None)),
-            Ok(Err(error)) => {
-                Err(Failure { place: place(&error), ..Failure::new(Reason::PolicyError, without_values(&one_line(&error))) })
-            }
+            Ok(Err(error)) => Err(match error.downcast::<LimitReached>() {
+                Ok(LimitReached { detail, place }) => Failure { place, ..Failure::new(Reason::PolicyLimit, detail) },
+                Err(error) => {
+                    Failure { place: place(&error), ..Failure::new(Reason::PolicyError, without_values(&one_line(&error))) }
+                }
+            }),
             Ok(Ok(Value::Undefined)) => Ok(None),
             Ok(Ok(Value::Bool(answer))) => Ok(Some(serde_json::Value::Bool(answer))),
             Ok(Ok(value)) => answer::to_json(&value).map(Some),
@@ -173,7 +176,7 @@ impl fmt::Debug for PolicySet {
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// `policy_error`, `policy_timeout` or `policy_panic`.
+    /// `policy_error`, `policy_timeout`, `policy_limit` or `policy_panic`.
     pub reason: Reason,
     /// For operators, not for callers. It shows no value: it stands in records, where the input is masked.
     pub detail: String,
@@ -212,7 +215,28 @@ pub(super) fn run(engine: &mut Engine, rule: &str, input: &Value, limit: Duratio
     for line in engine.take_prints()? {
         debug!(line, "policy printed");
     }
-    value
+    limited(value)
+}
+
+/// An evaluation came to a limit of the functions it calls. It has no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{detail}")]
+pub(super) struct LimitReached {
+    /// Shows no value.
+    detail: String,
+    /// File and line, where the engine told them.
+    place: Option<String>,
+}
+
+/// The answer, unless a limit was noted while it was made.
+pub(super) fn limited(answer: Result<Value, anyhow::Error>) -> Result<Value, anyhow::Error> {
+    let Some(limit) = context::take_limit() else { return answer };
+    let placed = answer.err().and_then(|error| Some((one_line(&error), place(&error)?)));
+    let (detail, place) = match placed {
+        Some((detail, place)) if detail.ends_with(&limit) => (detail, Some(place)),
+        _ => (limit, None),
+    };
+    Err(LimitReached { detail, place }.into())
 }
 
 /// Errors that pass through a rule or function keep only their text.

@@ -269,7 +269,7 @@ fn evaluate(engine: &mut Engine, rule: &str, limit: Duration) -> Result<Value, a
     });
     // A test without `with input` has none.
     engine.set_input(Value::Undefined);
-    engine.eval_rule(rule.to_owned())
+    engine::limited(engine.eval_rule(rule.to_owned()))
 }
 
 /// Gives rules that repeat a test's name names of their own: to OPA each is a test, to the engine one rule.

@@ -58,7 +58,7 @@ labels! {
     /// decision, or one of the two failed to answer. A call that was not compared, because too many were, is dropped.
     Compared { Same => "same", Decision => "decision", Answer => "answer", Failed => "failed", Dropped => "dropped", }
     /// What an evaluation had too much of.
-    Limit { Time => "time", }
+    Limit { Time => "time", Growth => "growth", }
     /// What became of a request for a bundle; refused is one that came and is not sound.
     Fetch { Fetched => "fetched", Unchanged => "unchanged", Refused => "refused", Failed => "failed", }
     /// How a caller reached a listener.
@@ -253,6 +253,7 @@ impl Metrics {
     pub fn policy_failed(&self, reason: Reason, rule: &str) {
         let limit = match reason {
             Reason::PolicyTimeout => Limit::Time,
+            Reason::PolicyLimit => Limit::Growth,
             _ => return,
         };
         let rule = KeyValue::new("rule", self.limited_rules.label(rule));

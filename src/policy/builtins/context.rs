@@ -24,10 +24,13 @@ pub type Drawn = BTreeMap<&'static str, BTreeMap<String, serde_json::Value>>;
 struct Context {
     now_ns: i64,
     drawn: BTreeMap<&'static str, BTreeMap<String, Value>>,
+    /// The limit that this evaluation came to, as an error's text.
+    limit: Option<String>,
 }
 
 thread_local! {
-    static CONTEXT_HERE: RefCell<Context> = const { RefCell::new(Context { now_ns: 0, drawn: BTreeMap::new() }) };
+    static CONTEXT_HERE: RefCell<Context> =
+        const { RefCell::new(Context { now_ns: 0, drawn: BTreeMap::new(), limit: None }) };
 }
 
 /// Begins an evaluation on this thread, which takes `now_ns` for the time.
@@ -35,6 +38,8 @@ pub(in crate::policy) fn begin(now_ns: i64) {
     CONTEXT_HERE.with_borrow_mut(|context| {
         context.now_ns = now_ns;
         context.drawn.clear();
+        // Left by an evaluation that panicked.
+        context.limit = None;
     });
 }
 
@@ -48,6 +53,28 @@ pub(in crate::policy) fn end() -> Drawn {
             .map(|(name, calls)| (name, calls.into_iter().map(|(key, value)| (key, json(&value))).collect()))
             .collect()
     })
+}
+
+/// Notes that the evaluation came to a limit. An error alone would not do: functions that ask whether something is valid
+/// drop it, and so does the engine where another body of a function has an answer.
+pub(super) fn note_limit(text: &str) {
+    CONTEXT_HERE.with_borrow_mut(|context| context.limit = Some(text.to_owned()));
+}
+
+/// The limit that was noted, with the name of the function that came to it.
+pub(super) fn limit_of(name: &str) -> Option<String> {
+    CONTEXT_HERE.with_borrow_mut(|context| {
+        let text = context.limit.as_mut()?;
+        if !text.starts_with('`') {
+            text.insert_str(0, &format!("`{name}`: "));
+        }
+        Some(text.clone())
+    })
+}
+
+/// The limit that the evaluation came to, which is forgotten.
+pub(in crate::policy) fn take_limit() -> Option<String> {
+    CONTEXT_HERE.with_borrow_mut(|context| context.limit.take())
 }
 
 pub(super) fn now_ns() -> i64 {
@@ -65,7 +92,7 @@ fn drawn(name: &'static str, args: &[Value], draw: impl FnOnce() -> Result<Value
     CONTEXT_HERE.with_borrow_mut(|context| {
         let calls = context.drawn.entry(name).or_default();
         if calls.len() >= KEPT {
-            return Err(Fault::from("too many different calls in one evaluation"));
+            return Err(Fault::limit("too many different calls in one evaluation"));
         }
         calls.insert(key, value.clone());
         Ok(value)

@@ -66,13 +66,13 @@ fn quote_meta(args: &[Value]) -> Result<Value, Fault> {
 
 fn compile(pattern: &str, delimiters: &str) -> Result<Regex, Fault> {
     if pattern.len() > MAX_PATTERN {
-        return Err("the pattern is too long".into());
+        return Err(Fault::limit("the pattern is too long"));
     }
     let mut translator = Translator { rest: pattern.chars().peekable(), delimiters, out: r"(?s)\A".to_owned(), depth: 0 };
     translator.sequence()?;
     translator.out.push_str(r"\z");
     let made = regex::RegexBuilder::new(&translator.out).size_limit(MAX_COMPILED).build();
-    made.map_err(|_| "the pattern is too large".into())
+    made.map_err(|_| Fault::limit("the pattern is too large"))
 }
 
 struct Translator<'a> {
@@ -130,7 +130,7 @@ impl Translator<'_> {
     fn group(&mut self) -> Result<(), Fault> {
         self.depth += 1;
         if self.depth > MAX_NESTING {
-            return Err("alternatives nest too deep".into());
+            return Err(Fault::limit("alternatives nest too deep"));
         }
         self.out.push_str("(?:");
         loop {

@@ -9,7 +9,7 @@ use jsonschema::{
 use regorus::Value;
 use serde_json::Value as Json;
 
-use super::{Builtin, Fault, engine, operand, text_operand};
+use super::{Builtin, Fault, engine, operand, text_operand, within};
 
 pub(super) const JSON: &[Builtin] = &[
     Builtin { name: "json.is_valid", arity: 1, run: |args| Ok(Value::Bool(text_operand(args, 0).is_ok_and(is_json))) },
@@ -24,8 +24,10 @@ const TYPES: [&str; 7] = ["array", "boolean", "integer", "number", "null", "obje
 /// Errors that are told of one document.
 const MAX_ERRORS: usize = 1_000;
 
-/// Largest exponent of a number: beyond it a number is a bomb, to the engine and to OPA.
+/// Largest exponent of a number: beyond it a number is a bomb to the engine.
 const MAX_EXPONENT: u32 = 10_000;
+/// From here on OPA takes no number either: its limit is two to the power of 100,000.
+const NO_NUMBER: u32 = 40_000;
 
 fn is_json(text: &str) -> bool {
     serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
@@ -40,15 +42,16 @@ fn is_yaml(text: &str) -> bool {
 
 fn unmarshal(args: &[Value]) -> Result<Value, Fault> {
     let text = text_operand(args, 0)?;
-    if has_huge_number(text) {
-        return Err("number exponent too large".into());
+    match largest_exponent(text) {
+        NO_NUMBER.. => return Err("invalid number: number too big".into()),
+        exponent => within(exponent <= MAX_EXPONENT, "the exponent of a number is too large")?,
     }
     engine("json.unmarshal", args)
 }
 
-/// Whether a number in the text has an exponent that is too large. Strings are looked through too, for an `e` behind a
-/// digit: what is found there alone is no number, and is found again by nobody, so they are skipped.
-fn has_huge_number(text: &str) -> bool {
+/// The largest exponent, of either sign, of a number in the text.
+fn largest_exponent(text: &str) -> u32 {
+    let mut largest = 0;
     let mut bytes = text.bytes().peekable();
     let mut in_string = false;
     let mut after_digit = false;
@@ -62,15 +65,13 @@ fn has_huge_number(text: &str) -> bool {
                 while let Some(digit) = bytes.next_if(u8::is_ascii_digit) {
                     exponent = exponent.saturating_mul(10).saturating_add(u32::from(digit - b'0'));
                 }
-                if exponent > MAX_EXPONENT {
-                    return true;
-                }
+                largest = largest.max(exponent);
             }
             _ => {}
         }
         after_digit = byte.is_ascii_digit();
     }
-    false
+    largest
 }
 
 /// A document given as itself or as its JSON text.

@@ -94,7 +94,7 @@ fn is_valid(args: &[Value]) -> Result<Value, Fault> {
 fn expand(args: &[Value]) -> Result<Value, Fault> {
     let net = parse(text_operand(args, 0)?)?;
     if u32::from(net.max_prefix_len() - net.prefix_len()) > MAX_HOSTS {
-        return Err("the block is too large to expand".into());
+        return Err(Fault::limit("the block is too large to expand"));
     }
     let addresses: BTreeSet<Value> = match net {
         IpNet::V4(net) => all(u128::from(u32::from(net.network())), u128::from(u32::from(net.broadcast())))
@@ -134,7 +134,7 @@ fn candidates(args: &[Value], index: usize) -> Result<Vec<(String, Value)>, Faul
 fn contains_matches(args: &[Value]) -> Result<Value, Fault> {
     let (blocks, inner) = (candidates(args, 0)?, candidates(args, 1)?);
     if blocks.len().saturating_mul(inner.len()) > MAX_PAIRS {
-        return Err("too many pairs to compare".into());
+        return Err(Fault::limit("too many pairs to compare"));
     }
     let mut found = BTreeSet::new();
     if inner.is_empty() {

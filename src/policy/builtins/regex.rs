@@ -44,11 +44,14 @@ fn compiled(pattern: &str) -> Result<Rc<Regex>, Fault> {
 
 fn compile(pattern: &str) -> Result<Regex, Fault> {
     if pattern.len() > MAX_PATTERN {
-        return Err("the pattern is too long".into());
+        return Err(Fault::limit("the pattern is too long"));
     }
     let translated = syntax::translate(pattern)?;
     let made = RegexBuilder::new(&translated).size_limit(MAX_COMPILED).nest_limit(MAX_NESTING).build();
-    made.map_err(|error| Fault(format!("error parsing regexp: {error}")))
+    made.map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => Fault::limit("the pattern is too large"),
+        error => Fault(format!("error parsing regexp: {error}")),
+    })
 }
 
 fn is_match(args: &[Value]) -> Result<Value, Fault> {
@@ -94,7 +97,7 @@ fn submatches(args: &[Value]) -> Result<Value, Fault> {
     for groups in regex.captures_iter(text).take(most) {
         size += groups.iter().map(|group| 8 + group.map_or(0, |group| group.len())).sum::<usize>();
         if size > MAX_TEXT {
-            return Err("the answer is too large".into());
+            return Err(Fault::limit("the answer is too large"));
         }
         all.push(strings(groups.iter().map(|group| group.map_or("", |group| group.as_str()))));
     }
@@ -116,7 +119,7 @@ fn replace(args: &[Value]) -> Result<Value, Fault> {
         groups.expand(template, &mut out);
         from = whole.end();
         if out.len() > MAX_TEXT {
-            return Err("the answer is too large".into());
+            return Err(Fault::limit("the answer is too large"));
         }
     }
     out.push_str(text.get(from..).unwrap_or_default());

@@ -30,7 +30,7 @@ fn template_string(args: &[Value]) -> Result<Value, Fault> {
             value => write(value, &mut text),
         }
         if text.len() > MAX_TEXT {
-            return Err("the text is too large".into());
+            return Err(Fault::limit("the text is too large"));
         }
     }
     Ok(Value::from(text))

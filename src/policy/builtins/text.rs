@@ -46,7 +46,7 @@ fn replace_n(args: &[Value]) -> Result<Value, Fault> {
             was_empty = false;
         }
         if out.len() > MAX_TEXT {
-            return Err("the answer is too large".into());
+            return Err(Fault::limit("the answer is too large"));
         }
     }
     Ok(Value::from(out))

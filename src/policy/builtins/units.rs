@@ -4,13 +4,15 @@
 use num_bigint::BigInt;
 use regorus::Value;
 
-use super::{Builtin, Fault, text_operand};
+use super::{Builtin, Fault, text_operand, within};
 
 pub(super) const UNITS: &[Builtin] =
     &[Builtin { name: "units.parse", arity: 1, run: parse }, Builtin { name: "units.parse_bytes", arity: 1, run: parse_bytes }];
 
 /// Most digits that an amount may come to.
 const MAX_POWER: i32 = 2_000;
+/// Longest amount with its unit, in bytes.
+const MAX_LENGTH: usize = 4_096;
 /// Digits behind the point of an amount that is no integer.
 const FRACTION: u32 = 10;
 /// Most digits of an exponent.
@@ -39,20 +41,22 @@ impl Amount {
             return None;
         }
         let power = exponent.checked_sub(i32::try_from(fraction.len()).ok()?)?;
-        (power.abs() <= MAX_POWER).then_some(())?;
         Some(Self { digits: digits.parse::<BigInt>().ok()? * sign, power })
     }
 
     /// Numerator and denominator, times `factor`.
-    fn times(self, factor: &BigInt) -> (BigInt, BigInt) {
+    fn times(self, factor: &BigInt) -> Result<(BigInt, BigInt), Fault> {
+        within(self.power.abs() <= MAX_POWER, "the exponent is too large")?;
         let ten = BigInt::from(10).pow(self.power.unsigned_abs());
         let product = self.digits * factor;
-        if self.power < 0 { (product, ten) } else { (product * ten, BigInt::from(1)) }
+        Ok(if self.power < 0 { (product, ten) } else { (product * ten, BigInt::from(1)) })
     }
 }
 
 /// The amount and the unit of a text.
 fn split(text: &str) -> Result<(&str, &str), Fault> {
+    // Reading a number takes the square of its length.
+    within(text.len() <= MAX_LENGTH, "the amount is too long")?;
     let bytes = text.as_bytes();
     let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
     let mut at = 0;
@@ -107,7 +111,7 @@ fn parse(args: &[Value]) -> Result<Value, Fault> {
         _ => return Err(unknown()),
     };
     let amount = Amount::read(amount).ok_or("could not parse amount to a number")?;
-    let (numerator, denominator) = amount.times(&multiply);
+    let (numerator, denominator) = amount.times(&multiply)?;
     let denominator = denominator * divide;
     if &numerator % &denominator == BigInt::ZERO {
         let whole: BigInt = numerator / denominator;
@@ -138,7 +142,7 @@ fn parse_bytes(args: &[Value]) -> Result<Value, Fault> {
         }
     };
     let amount = Amount::read(amount).ok_or("could not parse byte amount to a number")?;
-    let (numerator, denominator) = amount.times(&multiply);
+    let (numerator, denominator) = amount.times(&multiply)?;
     let whole: BigInt = numerator / denominator;
     number(&whole.to_string())
 }

@@ -18,7 +18,7 @@ use super::Outcome;
 use crate::{
     config::RegoVersion,
     policy::{
-        builtins::Errors,
+        builtins::{Errors, context},
         engine::{self, CHECK_INTERVAL},
         oracle::{canonical, sources},
         problem::Code,
@@ -146,7 +146,9 @@ impl Case {
         };
         engine.set_execution_timer_config(ExecutionTimerConfig { limit: LIMIT, check_interval: CHECK_INTERVAL });
         engine.set_input(input);
-        self.judge(engine.eval_rule(format!("data.{PACKAGE}.answer")).map_err(|error| engine::one_line(&error)))
+        context::begin(0);
+        let answer = engine::limited(engine.eval_rule(format!("data.{PACKAGE}.answer")));
+        self.judge(answer.map_err(|error| engine::one_line(&error)))
     }
 
     fn judge(&self, answer: Result<Value, String>) -> Outcome {
