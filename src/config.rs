@@ -199,8 +199,13 @@ pub struct Trust {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Domain {
-    /// PEM file with the root certificates of the trust domain. An empty bundle makes all its SVIDs invalid.
+    /// File with the root certificates of the trust domain, as PEM, or with its SPIFFE bundle, as JSON. An empty bundle
+    /// makes all its SVIDs invalid.
     pub bundle: PathBuf,
+    /// How far back the domain's authority dates `notBefore`: 10 s with SPIRE. What was issued before an instant is told
+    /// by `notBefore` and this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backdate: Option<Span>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -27,6 +27,7 @@ mod trust;
 
 mod clock;
 mod config;
+mod json;
 mod readiness;
 mod request;
 

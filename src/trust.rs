@@ -1,76 +1,50 @@
-//! Trust bundles: which root certificates vouch for which trust domain, read from PEM files. Whether a leaf is an
-//! X.509-SVID at all is judged in `identity`; here only its chain is.
+//! Trust bundles: what vouches for which trust domain, read from files. Whether a leaf is an X.509-SVID at all is judged
+//! in `identity`; here only its chain is.
 
 use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use arc_swap::{ArcSwap, Guard};
-use aws_lc_rs::digest;
-use rustls_pki_types::{
-    CertificateDer, TrustAnchor, UnixTime,
-    pem::{PemObject, SectionKind},
-};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use spiffe::TrustDomain;
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
+use self::bundle::{Bundle, BundleError, Digest, Jwk, is_authority, sha256};
 use crate::{clock::Now, config, verdict::Reason};
 
+mod bundle;
 #[cfg(test)]
 pub mod testing;
 
-/// Why the bundles could not be read. The ones in force stay in force.
+/// Why a bundle could not be read. The one in force stays in force.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     #[error("trust bundle `{file}` of `{domain}` cannot be read; check the path and its permissions")]
     Read { domain: TrustDomain, file: PathBuf, source: io::Error },
-    #[error("trust bundle `{file}` of `{domain}` is malformed at block {block}; write PEM, one block a root certificate")]
-    Pem { domain: TrustDomain, file: PathBuf, block: usize },
+    #[error("trust bundle `{file}` of `{domain}` {error}")]
+    Bundle { domain: TrustDomain, file: PathBuf, error: BundleError },
     #[error(
-        "trust bundle `{file}` of `{domain}` holds no certificate but is not empty; write PEM, or empty the file to trust nothing"
+        "trust bundle `{file}` of `{domain}` has `spiffe_sequence` {found}, and {known} was in force; fetch the newest from its source"
     )]
-    NoCertificate { domain: TrustDomain, file: PathBuf },
-    #[error("block {block} of trust bundle `{file}` of `{domain}` is no certificate; leave only certificates in it")]
-    ForeignBlock { domain: TrustDomain, file: PathBuf, block: usize },
-    #[error("certificate {block} of trust bundle `{file}` of `{domain}` cannot be parsed; write it again from its source")]
-    Certificate { domain: TrustDomain, file: PathBuf, block: usize },
-    #[error(
-        "certificate {block} of trust bundle `{file}` of `{domain}` is no certificate authority; list the roots that sign, not what they signed"
-    )]
-    NotAuthority { domain: TrustDomain, file: PathBuf, block: usize },
+    Older { domain: TrustDomain, file: PathBuf, found: u64, known: u64 },
 }
 
-/// The roots of every configured trust domain, as they were at one moment. Bundles of different trust domains are
+/// What vouches for every configured trust domain, as it was at one moment. Bundles of different trust domains are
 /// never merged: the leaf's own trust domain picks the one that counts.
 #[derive(Debug, Default)]
 pub struct Bundles {
-    domains: BTreeMap<TrustDomain, Bundle>,
+    domains: BTreeMap<TrustDomain, Arc<Bundle>>,
     revision: Digest,
 }
 
-/// SHA-256.
-type Digest = [u8; digest::SHA256_OUTPUT_LEN];
-
-#[derive(Debug)]
-struct Bundle {
-    anchors: Vec<TrustAnchor<'static>>,
-    contents: Digest,
-}
-
 impl Bundles {
-    /// Reads the bundle file of each trust domain. A file with nothing in it is an empty bundle: it makes all SVIDs of
-    /// the domain invalid, which is how a domain is revoked as a whole.
-    pub fn load(settings: &config::Trust) -> Result<Self, TrustError> {
-        let mut domains = BTreeMap::new();
-        for (domain, source) in &settings.domains {
-            domains.insert(domain.clone(), Bundle::load(domain, &source.bundle)?);
-        }
+    fn new(domains: BTreeMap<TrustDomain, Arc<Bundle>>) -> Self {
         let revision = revision(&domains);
-        Ok(Self { domains, revision })
+        Self { domains, revision }
     }
 
     /// SHA-256 over all names and contents: equal exactly when the same is trusted.
@@ -106,6 +80,17 @@ impl Bundles {
             .map_err(|error| reason(&error))
     }
 
+    /// The keys of `domain` that sign JWT-SVIDs; none where the domain is not trusted.
+    pub fn jwt_keys(&self, domain: &TrustDomain) -> Option<&Arc<[Jwk]>> {
+        self.domains.get(domain).map(|bundle| &bundle.jwt_keys)
+    }
+
+    /// Each domain with the number of its roots and JWT keys.
+    pub fn counts(&self) -> impl Iterator<Item = (&TrustDomain, usize, usize)> {
+        let keys = |domain| self.jwt_keys(domain).map_or(0, |keys| keys.len());
+        self.domains.iter().map(move |(domain, bundle)| (domain, bundle.anchors.len(), keys(domain)))
+    }
+
     fn difference(&self, old: &Self) -> Reload {
         let missing_in = |from: &Self, other: &Self| -> Vec<TrustDomain> {
             from.domains.keys().filter(|domain| !other.domains.contains_key(domain)).cloned().collect()
@@ -116,30 +101,7 @@ impl Bundles {
             .filter(|(domain, bundle)| old.domains.get(domain).is_some_and(|before| before.contents != bundle.contents))
             .map(|(domain, _)| domain.clone())
             .collect();
-        Reload { added: missing_in(self, old), removed: missing_in(old, self), changed }
-    }
-}
-
-impl Bundle {
-    fn load(domain: &TrustDomain, file: &Path) -> Result<Self, TrustError> {
-        let text = fs::read(file).map_err(|source| TrustError::Read { domain: domain.clone(), file: file.to_owned(), source })?;
-        let mut anchors = Vec::new();
-        for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(&text) {
-            let (domain, file, block) = (domain.clone(), file.to_owned(), anchors.len() + 1);
-            match section {
-                Ok((SectionKind::Certificate, der)) => match anchor(&CertificateDer::from(der)) {
-                    Ok(anchor) => anchors.push(anchor),
-                    Err(NotAnchor::Malformed) => return Err(TrustError::Certificate { domain, file, block }),
-                    Err(NotAnchor::NotAuthority) => return Err(TrustError::NotAuthority { domain, file, block }),
-                },
-                Ok(_) => return Err(TrustError::ForeignBlock { domain, file, block }),
-                Err(_) => return Err(TrustError::Pem { domain, file, block }),
-            }
-        }
-        if anchors.is_empty() && !text.trim_ascii().is_empty() {
-            return Err(TrustError::NoCertificate { domain: domain.clone(), file: file.to_owned() });
-        }
-        Ok(Self { anchors, contents: sha256(&text) })
+        Reload { added: missing_in(self, old), removed: missing_in(old, self), changed, refused: Vec::new() }
     }
 }
 
@@ -147,14 +109,18 @@ impl Bundle {
 #[derive(Debug, Default)]
 pub struct TrustStore {
     current: ArcSwap<Bundles>,
+    /// Held by who makes the next ones of the current ones.
+    writing: Mutex<()>,
 }
 
 /// What a reload changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Reload {
     pub added: Vec<TrustDomain>,
     pub removed: Vec<TrustDomain>,
     pub changed: Vec<TrustDomain>,
+    /// Bundles that could not be read: what was in force of their domains stays.
+    pub refused: Vec<TrustError>,
 }
 
 impl Reload {
@@ -165,8 +131,13 @@ impl Reload {
 }
 
 impl TrustStore {
+    /// Reads the bundle of each trust domain, all of which must be good.
     pub fn load(settings: &config::Trust) -> Result<Self, TrustError> {
-        Ok(Self { current: ArcSwap::from_pointee(Bundles::load(settings)?) })
+        let store = Self::default();
+        match store.reload(settings).refused.pop() {
+            Some(error) => Err(error),
+            None => Ok(store),
+        }
     }
 
     /// The bundles in force now. Take them once for a decision.
@@ -174,36 +145,44 @@ impl TrustStore {
         self.current.load()
     }
 
-    /// Reads all bundles again and puts them in force, or fails and leaves everything as it is.
-    pub fn reload(&self, settings: &config::Trust) -> Result<Reload, TrustError> {
-        let bundles = Bundles::load(settings)?;
-        let old = self.current.swap(Arc::new(bundles));
-        Ok(self.current.load().difference(&old))
+    /// Reads all bundles again and puts those in force that are good. A bad one holds up no other: what another domain
+    /// has withdrawn is withdrawn.
+    pub fn reload(&self, settings: &config::Trust) -> Reload {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.current.load_full();
+        let (mut domains, mut refused) = (BTreeMap::new(), Vec::new());
+        for (domain, source) in &settings.domains {
+            let known = old.domains.get(domain);
+            match load(domain, &source.bundle).and_then(|new| newer(domain, &source.bundle, new, known)) {
+                Ok(bundle) => drop(domains.insert(domain.clone(), Arc::new(bundle))),
+                Err(error) => {
+                    refused.push(error);
+                    domains.extend(known.map(|known| (domain.clone(), Arc::clone(known))));
+                }
+            }
+        }
+        let new = Bundles::new(domains);
+        let change = Reload { refused, ..new.difference(&old) };
+        if !change.is_empty() {
+            self.current.store(Arc::new(new));
+        }
+        change
     }
 }
 
-enum NotAnchor {
-    Malformed,
-    NotAuthority,
+fn load(domain: &TrustDomain, file: &Path) -> Result<Bundle, TrustError> {
+    let text = fs::read(file).map_err(|source| TrustError::Read { domain: domain.clone(), file: file.to_owned(), source })?;
+    Bundle::read(&text).map_err(|error| TrustError::Bundle { domain: domain.clone(), file: file.to_owned(), error })
 }
 
-/// A root must be an authority (SPIFFE X.509-SVID §3.2): anything would do as a trust anchor for webpki, also a workload's
-/// certificate that was put into the bundle by mistake and could then vouch for others.
-fn anchor(der: &CertificateDer<'_>) -> Result<TrustAnchor<'static>, NotAnchor> {
-    if !is_authority(der).ok_or(NotAnchor::Malformed)? {
-        return Err(NotAnchor::NotAuthority);
+/// `new`, unless it says itself that it is older than the one in force (SPIFFE Trust Domain and Bundle §4.1.1).
+fn newer(domain: &TrustDomain, file: &Path, new: Bundle, known: Option<&Arc<Bundle>>) -> Result<Bundle, TrustError> {
+    match (new.sequence, known.and_then(|known| known.sequence)) {
+        (Some(found), Some(known)) if found < known => {
+            Err(TrustError::Older { domain: domain.clone(), file: file.to_owned(), found, known })
+        }
+        _ => Ok(new),
     }
-    webpki::anchor_from_trusted_cert(der).map(|anchor| anchor.to_owned()).map_err(|_| NotAnchor::Malformed)
-}
-
-/// Whether the certificate may sign others: `cA`, and `keyCertSign` where it has key usages. Nothing if it cannot be
-/// parsed.
-fn is_authority(der: &[u8]) -> Option<bool> {
-    let (rest, certificate) = X509Certificate::from_der(der).ok()?;
-    let constraints = certificate.basic_constraints().ok()?;
-    let usage = certificate.key_usage().ok()?;
-    let authority = constraints.is_some_and(|it| it.value.ca) && usage.is_none_or(|it| it.value.key_cert_sign());
-    rest.is_empty().then_some(authority)
 }
 
 /// webpki asks an intermediate for `cA` but not for `keyCertSign`, which SPIFFE X.509-SVID §4.3 demands.
@@ -238,7 +217,7 @@ fn reason(error: &webpki::Error) -> Reason {
     }
 }
 
-fn revision(domains: &BTreeMap<TrustDomain, Bundle>) -> Digest {
+fn revision(domains: &BTreeMap<TrustDomain, Arc<Bundle>>) -> Digest {
     // A trust domain name holds no zero byte and a digest has one length, so no two sets read the same.
     let mut all = Vec::new();
     for (domain, bundle) in domains {
@@ -249,14 +228,9 @@ fn revision(domains: &BTreeMap<TrustDomain, Bundle>) -> Digest {
     sha256(&all)
 }
 
-fn sha256(bytes: &[u8]) -> Digest {
-    let mut sum = Digest::default();
-    sum.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    sum
-}
-
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, prelude::BASE64_STANDARD};
     use rcgen::{IsCa, KeyUsagePurpose};
 
     use super::{
@@ -281,7 +255,8 @@ mod tests {
         let no_ca = root.intermediate("no ca", |params| params.is_ca = IsCa::ExplicitNoCa);
         let old = root.intermediate("old", |params| valid(params, -9000, -8000));
         let folder = BundleFolder::new(&[("td.test", &[&other, &root]), ("other.test", &[&other]), ("empty.test", &[])]);
-        let bundles = Bundles::load(&folder.settings).unwrap();
+        let store = TrustStore::load(&folder.settings).unwrap();
+        let bundles = store.current();
 
         let id = "spiffe://td.test/a";
         type Row<'a> = (&'a str, &'a str, &'a Authority, &'a [&'a Authority], Result<(), Reason>);
@@ -309,7 +284,8 @@ mod tests {
     #[test]
     fn root_with_uri_constraint_is_of_no_use() {
         let root = Authority::with("root", |params| params.custom_extensions = vec![name_constraint(0xa0, 0x86, "td.test")]);
-        let bundles = Bundles::load(&BundleFolder::new(&[("td.test", &[&root])]).settings).unwrap();
+        let store = TrustStore::load(&BundleFolder::new(&[("td.test", &[&root])]).settings).unwrap();
+        let bundles = store.current();
         let leaf = root.svid("spiffe://td.test/a");
         assert_eq!(bundles.verify(&td(), leaf.der(), &[], NOW), Err(Reason::NameConstraints));
     }
@@ -326,48 +302,84 @@ mod tests {
             ("DER rubbish", "\u{30}\u{1}".to_owned(), "holds no certificate but is not empty"),
             ("cut short", good.clone() + &cut, "malformed at block 2"),
             ("bad base64", good.replace("MII", "M*I"), "malformed at block 1"),
-            ("bad DER", good.replace("MII", "AAA"), "certificate 1 of"),
-            ("leaf", good.clone() + &leaf, "certificate 2 of"),
-            ("private key", good.clone() + &key, "block 2 of"),
+            ("bad DER", good.replace("MII", "AAA"), "certificate 1 that cannot be parsed"),
+            ("leaf", good.clone() + &leaf, "certificate 2 that is no certificate authority"),
+            ("private key", good.clone() + &key, "block 2 that is no certificate"),
         ];
         for (name, text, expected) in table {
             let mut folder = BundleFolder::new(&[]);
             folder.write("td.test", &text);
-            let error = Bundles::load(&folder.settings).unwrap_err().to_string();
+            let error = TrustStore::load(&folder.settings).unwrap_err().to_string();
             assert!(error.contains(expected), "{name}: {error}");
             assert!(error.contains("td.test.pem") && error.contains("`td.test`"), "{name}: {error}");
         }
         let folder = BundleFolder::new(&[("td.test", &[])]);
         fs::remove_file(folder.file("td.test")).unwrap();
-        assert!(matches!(Bundles::load(&folder.settings), Err(TrustError::Read { .. })));
+        assert!(matches!(TrustStore::load(&folder.settings), Err(TrustError::Read { .. })));
     }
 
     #[test]
-    fn reload_says_what_changed_and_keeps_the_good_set() {
+    fn reload_says_what_changed_and_keeps_what_was_good() {
         let (root, next) = (Authority::new("root"), Authority::new("next"));
         let leaf = next.svid("spiffe://td.test/a");
-        let mut folder = BundleFolder::new(&[("td.test", &[&root]), ("other.test", &[&root])]);
+        let mut folder = BundleFolder::new(&[("td.test", &[&root]), ("other.test", &[&root]), ("third.test", &[&root])]);
         let store = TrustStore::load(&folder.settings).unwrap();
         let first = *store.current().revision();
-        assert!(store.reload(&folder.settings).unwrap().is_empty());
+        let change = store.reload(&folder.settings);
+        assert!(change.is_empty() && change.refused.is_empty());
         assert_eq!(*store.current().revision(), first);
 
         folder.write("td.test", &(root.certificate.pem() + &next.certificate.pem()));
         folder.settings.domains.remove(&"other.test".parse().unwrap());
         folder.write("new.test", "\n");
-        let expected = Reload {
-            added: vec!["new.test".parse().unwrap()],
-            removed: vec!["other.test".parse().unwrap()],
-            changed: vec![td()],
-        };
-        assert_eq!(store.reload(&folder.settings).unwrap(), expected);
+        let change = store.reload(&folder.settings);
+        assert_eq!(change.added, ["new.test".parse().unwrap()]);
+        assert_eq!(change.removed, ["other.test".parse().unwrap()]);
+        assert_eq!(change.changed, [td()]);
         let second = *store.current().revision();
         assert_ne!(second, first);
         assert_eq!(store.current().verify(&td(), leaf.der(), &[], NOW), Ok(()));
 
+        // A bad file keeps what its own domain had, and holds up no other.
         folder.write("td.test", "half a file");
-        assert!(store.reload(&folder.settings).is_err());
-        assert_eq!(*store.current().revision(), second);
+        folder.write("third.test", "");
+        let change = store.reload(&folder.settings);
+        assert_eq!((change.refused.len(), change.changed.as_slice()), (1, ["third.test".parse().unwrap()].as_slice()));
         assert_eq!(store.current().verify(&td(), leaf.der(), &[], NOW), Ok(()));
+        let third = root.svid("spiffe://third.test/a");
+        let result = store.current().verify(&"third.test".parse().unwrap(), third.der(), &[], NOW);
+        assert_eq!(result, Err(Reason::UntrustedChain));
+    }
+
+    #[test]
+    fn a_spiffe_bundle_never_goes_back() {
+        let root = Authority::new("root");
+        let x5c = BASE64_STANDARD.encode(root.certificate.der());
+        let text = |sequence: &str, kid: &str| {
+            format!(
+                r#"{{"keys": [{{"use": "x509-svid", "kty": "EC", "x5c": ["{x5c}"]}},
+                   {{"use": "jwt-svid", "kty": "EC", "kid": "{kid}"}}]{sequence}}}"#
+            )
+        };
+        let mut folder = BundleFolder::new(&[]);
+        folder.write("td.test", &text(r#", "spiffe_sequence": 5"#, "a"));
+        let store = TrustStore::load(&folder.settings).unwrap();
+        let kid = || store.current().jwt_keys(&td()).unwrap()[0]["kid"].as_str().unwrap().to_owned();
+        assert_eq!(store.current().verify(&td(), root.svid("spiffe://td.test/a").der(), &[], NOW), Ok(()));
+        assert!(store.current().jwt_keys(&"other.test".parse().unwrap()).is_none());
+        for (sequence, name, expected, refused) in [
+            (r#", "spiffe_sequence": 4"#, "b", "a", true),
+            (r#", "spiffe_sequence": 5"#, "c", "c", false),
+            (r#", "spiffe_sequence": 18446744073709551615"#, "d", "d", false),
+            (r#", "spiffe_sequence": 6"#, "e", "d", true),
+            ("", "f", "f", false),
+        ] {
+            folder.write("td.test", &text(sequence, name));
+            let change = store.reload(&folder.settings);
+            assert_eq!((kid().as_str(), change.refused.len()), (expected, usize::from(refused)), "{name}");
+        }
+        folder.write("td.test", &root.certificate.pem());
+        store.reload(&folder.settings);
+        assert_eq!(store.current().counts().collect::<Vec<_>>(), [(&td(), 1, 0)]);
     }
 }

@@ -12,6 +12,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use serde_json::{Value, json};
+use spiffe::TrustDomain;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -150,21 +151,18 @@ impl Reloader {
     }
 
     fn reload_trust(&self, config: &Config) {
-        match self.trust.reload(&config.trust) {
-            Ok(change) => {
-                self.trust_refused.clear();
-                if !change.is_empty() {
-                    tracing::info!(?change, "brought new trust bundles into force");
-                    self.metrics.trust_reloaded(Loaded::Loaded);
-                }
-            }
-            Err(error) => {
-                let text = format!("{:#}", anyhow::Error::from(error));
-                if self.trust_refused.is_news(Some(&text)) {
-                    tracing::error!(error = text, "refused new trust bundles; the old ones stay in force");
-                    self.metrics.trust_reloaded(Loaded::Refused);
-                }
-            }
+        let change = self.trust.reload(&config.trust);
+        if !change.is_empty() {
+            let (added, removed, changed) = (names(&change.added), names(&change.removed), names(&change.changed));
+            tracing::info!(added, removed, changed, "brought new trust bundles into force");
+            self.metrics.trust_reloaded(Loaded::Loaded);
+        }
+        let errors = change.refused.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error)));
+        let text = errors.collect::<Vec<_>>().join("; ");
+        let refused = (!text.is_empty()).then_some(text);
+        if self.trust_refused.is_news(refused.as_deref()) {
+            tracing::error!(error = refused, "refused new trust bundles; the old ones of their domains stay in force");
+            self.metrics.trust_reloaded(Loaded::Refused);
         }
     }
 
@@ -265,6 +263,16 @@ impl Reloader {
         self.recorder.offer(Record { id: Uuid::now_v7(), at, body: Body::Policy(Box::new(record)) });
     }
 
+    fn trust_status(&self) -> Value {
+        let bundles = self.trust.current();
+        let count = |(domain, roots, keys): (&TrustDomain, _, _)| (domain.to_string(), json!({"roots": roots, "jwt_keys": keys}));
+        json!({
+            "revision": hex::encode(bundles.revision()),
+            "domains": bundles.counts().map(count).collect::<serde_json::Map<_, _>>(),
+            "refused": self.trust_refused.text(),
+        })
+    }
+
     /// The body of `/readyz`.
     pub(super) fn status(&self) -> Value {
         let config = self.config.load();
@@ -275,7 +283,7 @@ impl Reloader {
             "version": env!("CARGO_PKG_VERSION"),
             "policy": self.policies.status(),
             "shadow": config.policy.shadow.as_ref().map(|_| self.shadow.status()),
-            "trust": { "revision": hex::encode(self.trust.current().revision()), "refused": self.trust_refused.text() },
+            "trust": self.trust_status(),
             "descriptors": { "refused": self.descriptors_refused.text() },
             "certificates": { "refused": self.certificate_refused.text() },
             "config": { "refused": self.refused.text(), "needs_restart": self.waiting.text() },
@@ -302,6 +310,10 @@ impl Told {
     fn text(&self) -> Option<Arc<String>> {
         self.0.load_full()
     }
+}
+
+fn names(domains: &[TrustDomain]) -> String {
+    domains.iter().map(TrustDomain::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// The top-level keys in which two configurations differ.

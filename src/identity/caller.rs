@@ -209,7 +209,7 @@ mod tests {
 
         // A connection that stays open is believed no longer than the bundle lasts, and no new one is made.
         folder.write("td.test", "");
-        trust.reload(&folder.settings).unwrap();
+        trust.reload(&folder.settings);
         assert_eq!(spiffe_id(&seen, &trust, clock::now()), Err(Reason::UntrustedChain));
         assert!(shake(tls.config(), &root, Some(&good)).await.is_err());
 

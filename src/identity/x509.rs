@@ -127,6 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table of vectors")]
     fn spiffe_id_grammar() {
         let (name, path) = ("a".repeat(255), "b".repeat(2048 - "spiffe://td.test/".len()));
         let table: &[(&str, &str, bool)] = &[
@@ -137,6 +138,14 @@ mod tests {
             ("S-ID-1 other scheme", "https://td.test/a", false),
             ("S-ID-1 no scheme", "td.test/a", false),
             ("S-ID-1 one slash", "spiffe:/td.test/a", false),
+            ("S-ID-1 three slashes", "spiffe:///td.test/a", false),
+            ("S-ID-1 no authority", "spiffe:td.test/a", false),
+            ("S-ID-1 no colon", "spiffe//td.test/a", false),
+            ("S-ID-1 scheme and no more", "spiffe://", false),
+            ("S-ID-1 longer scheme", "spiffes://td.test/a", false),
+            ("S-ID-1 blank before", " spiffe://td.test/a", false),
+            ("S-ID-1 mixed case in the path stays", "spiffe://td.test/Ns/A", true),
+            ("S-ID-1 one upper-case letter in the trust domain", "spiffe://td.Test/a", false),
             ("S-ID-2 all characters", "spiffe://a-z_0.9/x", true),
             ("S-ID-2 reads like an address", "spiffe://1.2.3.4/x", true),
             ("S-ID-2 255 bytes", &format!("spiffe://{name}/a"), true),
@@ -146,6 +155,21 @@ mod tests {
             ("S-ID-2, D 32 port", "spiffe://td:1/x", false),
             ("S-ID-2 percent", "spiffe://td%2etest/x", false),
             ("S-ID-2 IPv6", "spiffe://[::1]/x", false),
+            ("S-ID-2 one letter", "spiffe://t/a", true),
+            ("S-ID-2 digits", "spiffe://0123456789/a", true),
+            ("S-ID-2 dots and dashes at the ends", "spiffe://-td.test./a", true),
+            ("S-ID-2 two dots", "spiffe://td..test/a", true),
+            ("S-ID-2 user and password", "spiffe://user:secret@td/x", false),
+            ("S-ID-2 empty user", "spiffe://@td/x", false),
+            ("S-ID-2 empty port", "spiffe://td:/x", false),
+            ("S-ID-2 tilde", "spiffe://td~/x", false),
+            ("S-ID-2 plus", "spiffe://td+a/x", false),
+            ("S-ID-2 blank", "spiffe://t d/x", false),
+            ("S-ID-2 backslash", "spiffe://td\\x/a", false),
+            ("S-ID-2 comma", "spiffe://td,other/x", false),
+            ("S-ID-2 punycode is plain", "spiffe://xn--td-mia.test/x", true),
+            ("S-ID-2 full-width letter", "spiffe://\u{ff54}d/x", false),
+            ("S-ID-2 Kelvin sign", "spiffe://\u{212a}d/x", false),
             ("S-ID-2 not ASCII", "spiffe://tä.test/x", false),
             ("S-ID-3 all characters", "spiffe://td/aZ.9-_/..b/...", true),
             ("X-2 no path", "spiffe://td", false),
@@ -160,6 +184,27 @@ mod tests {
             ("S-ID-3 empty query", "spiffe://td/a?", false),
             ("S-ID-3, D 32 fragment", "spiffe://td/a#f", false),
             ("S-ID-3 empty fragment", "spiffe://td/a#", false),
+            ("S-ID-3 three dots are a name", "spiffe://td/...", true),
+            ("S-ID-3 a dot within", "spiffe://td/a.b/.c/d.", true),
+            ("S-ID-3 two slashes within", "spiffe://td/a//b", false),
+            ("S-ID-3 two slashes at the end", "spiffe://td/a//", false),
+            ("S-ID-3 dot at the end", "spiffe://td/a/.", false),
+            ("S-ID-3 percent of a dot", "spiffe://td/%2e%2e/a", false),
+            ("S-ID-3 bare percent", "spiffe://td/a%", false),
+            ("S-ID-3 colon", "spiffe://td/a:b", false),
+            ("S-ID-3 at", "spiffe://td/a@b", false),
+            ("S-ID-3 tilde", "spiffe://td/~a", false),
+            ("S-ID-3 asterisk", "spiffe://td/*", false),
+            ("S-ID-3 backslash", "spiffe://td/a\\b", false),
+            ("S-ID-3 plus", "spiffe://td/a+b", false),
+            ("S-ID-3 semicolon", "spiffe://td/a;b", false),
+            ("S-ID-3 comma and a second", "spiffe://td/a,spiffe://td/b", false),
+            ("S-ID-3 query without path", "spiffe://td?q", false),
+            ("S-ID-3 fragment without path", "spiffe://td#f", false),
+            ("S-ID-3 tab", "spiffe://td/a\tb", false),
+            ("S-ID-3 carriage return", "spiffe://td/a\r", false),
+            ("S-ID-3 DEL", "spiffe://td/a\u{7f}", false),
+            ("S-ID-3 right-to-left mark", "spiffe://td/a\u{200f}", false),
             ("S-ID-3 not ASCII", "spiffe://td/ä", false),
             ("S-ID-3 NUL", "spiffe://td/a\0", false),
             ("S-ID-3 blank", "spiffe://td/a b", false),
@@ -168,6 +213,7 @@ mod tests {
             ("S-ID-4 2048 bytes", &format!("spiffe://td.test/{path}"), true),
             ("S-ID-4, D 32 2049 bytes", &format!("spiffe://td.test/{path}b"), false),
         ];
+        assert!(table.len() >= 60);
         for (name, uri, accepted) in table {
             assert_eq!(workload(uri).is_ok(), *accepted, "{name}: {uri}");
         }
