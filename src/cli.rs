@@ -1,6 +1,7 @@
 //! The command line: one file a command in `cli/`. Exit codes: 0 done (or allowed), 1 failed, 2 denied, 3 invalid
 //! (a command line, configuration or policy that cannot be used).
 
+mod check;
 mod completion;
 mod config;
 mod health;
@@ -20,6 +21,7 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 pub enum Exit {
     Done,
     Failed,
+    Denied,
     Invalid,
 }
 
@@ -28,6 +30,7 @@ impl From<Exit> for ExitCode {
         Self::from(match exit {
             Exit::Done => 0,
             Exit::Failed => 1,
+            Exit::Denied => 2,
             Exit::Invalid => 3,
         })
     }
@@ -46,6 +49,7 @@ Examples:
   doorward serve --config doorward.yaml     serve Envoy
   doorward config show --config FILE        what the file comes to, defaults filled in
   doorward config schema                    every key and its form, as JSON Schema
+  doorward check policy/                    find what is wrong with a policy
   doorward test policy/                     run the tests of a policy
   doorward health                           is the local doorward ready?
 
@@ -60,6 +64,8 @@ enum Command {
     Config(config::Command),
     /// Ask a running doorward whether it is ready
     Health(health::Args),
+    /// Find what is wrong with a policy before it is served
+    Check(check::Args),
     /// Run the tests of a policy, as `opa test` does
     Test(test::Args),
     /// Print a completion script for a shell
@@ -82,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Config(command) => config::run(&command),
         Command::Health(args) => health::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Completion(args) => completion::run(&args),
     };

@@ -9,11 +9,12 @@ pub mod decision;
 pub mod downloads;
 mod engine;
 pub mod input;
+pub mod inspect;
 mod load;
 mod names;
 #[cfg(test)]
 mod oracle;
-mod problem;
+pub mod problem;
 mod reload;
 mod rewrite;
 mod store;

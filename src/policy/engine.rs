@@ -22,7 +22,7 @@ use tracing::debug;
 
 #[cfg(test)]
 pub(super) use self::compile::prepare;
-pub(super) use self::compile::{Abandoned, MAX_COLUMNS, compile_for, one_line, place, rule_path};
+pub(super) use self::compile::{Abandoned, MAX_COLUMNS, compile_for, findings, one_line, place, rule_path};
 use self::{
     bytecode::{Bytecode, Verdict},
     compile::Compiled,

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Everything that was read, before any Rego is parsed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Sources {
     pub(super) modules: Vec<Module>,
     /// Always an object.
@@ -42,7 +42,7 @@ pub(super) struct Sources {
 }
 
 /// One `.rego` file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Module {
     pub(super) name: String,
     pub(super) text: String,

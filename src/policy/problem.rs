@@ -45,7 +45,6 @@ impl Problem {
     }
 
     /// For people: the source line with a caret, what OPA does, what would happen, and what to write instead.
-    #[allow(dead_code, reason = "for `doorward check`")]
     pub fn report(&self, colour: bool) -> String {
         let Explanation { opa, effect, remedy } = self.code.explanation();
         let level = match self.severity() {

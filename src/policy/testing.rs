@@ -25,7 +25,7 @@ pub use self::probe::Probe;
 use super::{
     check::Parsed,
     engine::{self, answer::to_json},
-    load::{self, Module, Purpose, Sources},
+    load::{self, Purpose, Sources},
     names,
     problem::LoadError,
     tree::{Step, head, steps},
@@ -113,9 +113,9 @@ fn nanoseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Resu
 /// Loads what `config` names with its tests, and runs them. `progress` is told how many are done, of how many.
 pub fn run(config: &config::Policy, plan: &Plan, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Report, LoadError> {
     let mut sources = load::read_for(Purpose::Test, config)?;
-    let (_, parsed) = engine::compile_for(Purpose::Test, copy(&sources), config)?;
+    let (_, parsed) = engine::compile_for(Purpose::Test, sources.clone(), config)?;
     tell_apart(&mut sources, &parsed);
-    let (engine, parsed) = engine::compile_for(Purpose::Test, copy(&sources), config)?;
+    let (engine, parsed) = engine::compile_for(Purpose::Test, sources.clone(), config)?;
     let mut tests: Vec<Test<'_>> =
         parsed.iter().flat_map(|parsed| parsed.module.policy.iter().filter_map(|rule| Test::of(parsed, rule))).collect();
     tests.retain(|test| plan.only.as_ref().is_none_or(|only| only.is_match(&format!("{}.{}", test.package, test.shown))));
@@ -131,21 +131,6 @@ pub fn run(config: &config::Policy, plan: &Plan, progress: &(dyn Fn(usize, usize
         }
     }
     Ok(Report { results, coverage: plan.coverage.then(|| total(coverage)) })
-}
-
-fn copy(sources: &Sources) -> Sources {
-    let modules = sources.modules.iter().map(|module| Module {
-        name: module.name.clone(),
-        text: module.text.clone(),
-        roots: module.roots.clone(),
-    });
-    Sources {
-        modules: modules.collect(),
-        data: sources.data.clone(),
-        revision: sources.revision.clone(),
-        digest: sources.digest.clone(),
-        revisions: sources.revisions.clone(),
-    }
 }
 
 /// One test rule.

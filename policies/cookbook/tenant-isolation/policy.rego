@@ -15,10 +15,10 @@ allow := {"allowed": true, "rule": "tenant", "headers": {"x-tenant": tenant}} if
 
 tenant := input.url.segments[1] if input.url.segments[0] == "tenants"
 
-may_work_for(tenant) if input.peer.spiffe_id in data.tenants[tenant]
+may_work_for(name) if input.peer.spiffe_id in data.tenants[name]
 
-may_work_for(tenant) if {
-	data.tenants[tenant]
+may_work_for(name) if {
+	data.tenants[name]
 	input.peer.spiffe_id in data.shared
 }
 

@@ -1,6 +1,7 @@
 //! From sources to an engine that is ready to evaluate.
 
 use std::{
+    collections::BTreeSet,
     num::{NonZeroU32, NonZeroUsize},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError, Weak, mpsc},
@@ -17,7 +18,7 @@ use crate::{
         builtins::{self, Errors},
         check::{self, Parsed},
         load::{self, Purpose, Sources},
-        names::{Names, RuleKind, Rules},
+        names::{self, Names, RuleKind, Rules},
         problem::{Code, LoadError, Problem, Severity},
         rewrite::{
             self,
@@ -64,13 +65,33 @@ pub(in crate::policy) fn compile_for(
     config: &config::Policy,
 ) -> Result<(Engine, Vec<Parsed>), LoadError> {
     aside(config, &Abandoned::default(), move |config| {
-        let Front { units, modules, data, .. } = front(sources, config.rego, None, config.limits.depth, purpose)?;
-        let rules = check::rules(units.iter().map(|unit| &unit.parsed));
-        let mut engine = build(modules, data, config.rego, Errors::Undefined)?;
-        force(&mut engine, &rules)
-            .map_err(|error| LoadError::from(led_back(from_engine(Code::Compile, &error, "policy"), &units)))?;
-        Ok((engine, units.into_iter().map(|unit| unit.parsed).collect()))
+        let (engine, parsed, _) = library(purpose, sources, config)?;
+        Ok((engine, parsed))
     })
+}
+
+/// What is found in sources without a rule that decides, and the packages that they make.
+pub(in crate::policy) fn findings(
+    sources: Sources,
+    config: &config::Policy,
+) -> Result<(Vec<Problem>, BTreeSet<Vec<String>>), LoadError> {
+    aside(config, &Abandoned::default(), move |config| {
+        let (_, parsed, findings) = library(Purpose::Serve, sources, config)?;
+        Ok((findings, parsed.iter().map(|parsed| names::package(&parsed.module)).collect()))
+    })
+}
+
+fn library(
+    purpose: Purpose,
+    sources: Sources,
+    config: &config::Policy,
+) -> Result<(Engine, Vec<Parsed>, Vec<Problem>), LoadError> {
+    let Front { units, modules, data, findings } = front(sources, config.rego, None, config.limits.depth, purpose)?;
+    let rules = check::rules(units.iter().map(|unit| &unit.parsed));
+    let mut engine = build(modules, data, config.rego, Errors::Undefined)?;
+    force(&mut engine, &rules)
+        .map_err(|error| LoadError::from(led_back(from_engine(Code::Compile, &error, "policy"), &units)))?;
+    Ok((engine, units.into_iter().map(|unit| unit.parsed).collect(), findings))
 }
 
 /// Makes the engine look at everything: any rule that it knows by its path will do.
@@ -244,10 +265,27 @@ fn rewrite_all(units: &[Unit]) -> Result<Vec<(String, String)>, LoadError> {
 /// The problem at the place where the author wrote what it is about.
 fn led_back(mut problem: Problem, units: &[Unit]) -> Problem {
     if let Some(unit) = units.iter().find(|unit| unit.name == problem.file) {
-        (problem.line, problem.column) = unit.lowered.original(&unit.source, problem.line, problem.column);
-        problem.source = line_of(&unit.source, problem.line);
+        lead_back(&mut problem, &unit.lowered, &unit.source);
     }
     problem
+}
+
+fn lead_back(problem: &mut Problem, lowered: &Lowered, source: &str) {
+    let column = in_characters(&lowered.text, problem.line, problem.column);
+    (problem.line, problem.column) = lowered.original(source, problem.line, column);
+    problem.source = line_of(source, problem.line);
+}
+
+/// A column of the engine, to which a tab is four wide and any other character as many as it has bytes.
+fn in_characters(text: &str, line: u32, column: u32) -> u32 {
+    let mut engine = 1;
+    let before = line.checked_sub(1).and_then(|above| text.lines().nth(above as usize)).into_iter().flat_map(str::chars);
+    let passed = before.take_while(|c| {
+        let here = engine;
+        engine += if *c == '\t' { 4 } else { c.len_utf8() };
+        here < column as usize
+    });
+    if column == 0 { 0 } else { u32::try_from(passed.count()).unwrap_or(0) + 1 }
 }
 
 fn line_of(text: &str, line: u32) -> Option<String> {
@@ -262,8 +300,7 @@ fn parse(module: load::Module, rego: RegoVersion) -> Result<Unit, Problem> {
     })?;
     let wrong = |error: anyhow::Error| {
         let mut problem = from_engine(Code::Parse, &error, &name);
-        (problem.line, problem.column) = lowered.original(&text, problem.line, problem.column);
-        problem.source = line_of(&text, problem.line);
+        lead_back(&mut problem, &lowered, &text);
         problem
     };
     let source = source(&name, &lowered.text).map_err(|problem| Problem { source: line_of(&text, problem.line), ..problem })?;
@@ -370,6 +407,15 @@ mod tests {
             (vec!["a\"b"], r#"data["a\"b"]"#),
         ] {
             assert_eq!(rule_path(&parts.into_iter().map(str::to_owned).collect::<Vec<_>>()), path);
+        }
+    }
+
+    #[test]
+    fn columns_are_those_of_the_author() {
+        for (text, column, expected) in
+            [("\t\tx := 1", 9, 3), ("x", 1, 1), ("\"ä\" == y", 9, 8), ("a\tb", 6, 3), ("", 5, 1), ("x", 0, 0)]
+        {
+            assert_eq!(in_characters(&format!("first\n{text}"), 2, column), expected, "{text}");
         }
     }
 

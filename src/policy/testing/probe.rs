@@ -10,7 +10,7 @@ use regorus::{
 };
 use serde::Serialize;
 
-use super::{Outcome, Purpose, Sources, Test, TestResult, copy, evaluate};
+use super::{Outcome, Purpose, Sources, Test, TestResult, evaluate};
 use crate::{
     config,
     policy::{engine, engine::answer::to_json, tree::children},
@@ -64,7 +64,7 @@ struct Probes<'a> {
 impl Probes<'_> {
     /// The values of rules `probe_0`, `probe_1` …, each `(term, body)`; none where they do not compile.
     fn ask(&self, rules: &[(String, String)]) -> Option<Vec<Vec<Value>>> {
-        let mut sources = copy(self.sources);
+        let mut sources = self.sources.clone();
         let module = sources.modules.iter_mut().find(|module| module.name == self.test.file)?;
         let v1 = self.config.rego == config::RegoVersion::V1 || module.text.contains("import rego.v1");
         for (index, (term, body)) in rules.iter().enumerate() {

@@ -1,0 +1,99 @@
+//! A policy set as its author looks at it: loaded by the path that serving takes, with what was fetched before and is in
+//! the cache, and put in force nowhere. What to say of the findings is the command line's.
+
+use super::{
+    PolicySet,
+    downloads::Downloads,
+    engine::{self, Abandoned},
+    load::{self, Sources},
+    problem::{Code, LoadError, Problem},
+};
+use crate::{clock::Now, config};
+
+/// What was found in a policy set, the gravest first.
+#[derive(Debug)]
+pub struct Inspection {
+    pub findings: Vec<Problem>,
+    /// False for a library, where there is no rule to decide, and no first evaluation either.
+    pub decides: bool,
+}
+
+/// Whether the rule that decides must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    Needed,
+    /// Not where its whole package is missing: then it is a library.
+    Assumed,
+}
+
+/// Finds what is wrong with the set that `config` names.
+pub fn inspect(config: &config::Policy, decision: Decision, now: Now) -> Inspection {
+    let found = |findings| Inspection { findings, decides: true };
+    let sources = match read(config, now) {
+        Ok(sources) => sources,
+        Err(error) => return found(error.problems),
+    };
+    let library = (decision == Decision::Assumed).then(|| sources.clone());
+    let error = match PolicySet::compile(sources, config, &Abandoned::default()) {
+        Ok(set) => return found(set.findings().to_vec()),
+        Err(error) => error,
+    };
+    let misses = error.problems.iter().any(|problem| problem.code == Code::NoDecision);
+    match library.filter(|_| misses) {
+        Some(library) => without_decision(library, config, error),
+        None => found(error.problems),
+    }
+}
+
+/// Looks again, as at a library, at what was refused with `error`.
+fn without_decision(sources: Sources, config: &config::Policy, error: LoadError) -> Inspection {
+    let path: Vec<_> = config.decision.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    let package = path.split_last().map(|(_, package)| package.to_vec()).unwrap_or_default();
+    match engine::findings(sources, config) {
+        Ok((_, packages)) if packages.contains(&package) => Inspection { findings: error.problems, decides: true },
+        Ok((findings, _)) => Inspection { findings, decides: false },
+        Err(error) => Inspection { findings: error.problems, decides: false },
+    }
+}
+
+/// The sources as a start without network would have them.
+pub(super) fn read(config: &config::Policy, now: Now) -> Result<Sources, LoadError> {
+    let downloads = Downloads::default();
+    downloads.prepare(config, now);
+    let view = downloads.views().into_iter().next().unwrap_or_default();
+    let fetched = view.into_iter().map(|(name, (delivery, _))| (name, delivery.bytes)).collect();
+    load::read_all(config, &fetched, now).map_err(|mut error| {
+        downloads.explain(&mut error);
+        error
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn look(module: &str, decision: Decision) -> (Vec<Code>, bool) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.rego"), module).unwrap();
+        let found = inspect(&config::Policy::at(folder.path()), decision, Now::from_seconds(0));
+        (found.findings.iter().map(|problem| problem.code).collect(), found.decides)
+    }
+
+    #[test]
+    fn a_library_needs_no_decision_and_a_misspelt_one_is_found() {
+        let library = "package lib\nf(x) := x + 1\n";
+        let misspelt = "package envoy.authz\ndefault alow := false\n";
+        for (module, decision, codes, decides) in [
+            (library, Decision::Assumed, vec![], false),
+            (library, Decision::Needed, vec![Code::NoDecision], true),
+            (misspelt, Decision::Assumed, vec![Code::NoDecision], true),
+            ("package envoy.authz\ndefault allow := false\n", Decision::Assumed, vec![], true),
+            ("package lib\nx if http.send({})\n", Decision::Assumed, vec![Code::IoBuiltin], false),
+            ("package lib\nx if\n", Decision::Assumed, vec![Code::Parse], true),
+        ] {
+            assert_eq!(look(module, decision), (codes, decides), "{module}");
+        }
+    }
+}
