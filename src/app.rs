@@ -2,9 +2,11 @@
 //! Decisions run on a runtime of their own, with deep stacks; telemetry, operations and reloads on another, so that
 //! slow Rego cannot starve them.
 
+mod client;
 mod download;
 mod operations;
 mod reload;
+mod upload;
 
 use std::{path::Path, sync::Arc, thread::available_parallelism, time::Duration};
 
@@ -106,8 +108,9 @@ impl App {
         let (policies, shadow) = (Arc::new(PolicyStore::default()), Arc::new(PolicyStore::default()));
         let descriptors = Arc::new(Descriptors::default());
         descriptors.reload(config.policy.proto_descriptor.as_deref()).context("loading the descriptors of gRPC messages")?;
-        let (recorder, records) = Recorder::start(&config.records, &instance, telemetry.metrics(), telemetry.logger())
-            .context("starting the records")?;
+        let logs = telemetry.logger();
+        let (recorder, records) =
+            Recorder::start(&config.records, &instance, telemetry.metrics(), logs, &policies).context("starting the records")?;
         let readiness = Readiness::default();
         let authorizer = Arc::new(Authorizer::new(authorizer::Parts {
             settings: authorizer::Settings::new(&config),
@@ -199,6 +202,9 @@ impl App {
         }
 
         tokio::spawn(reload::watch(Arc::clone(&reloader), stop.clone()));
+        if let (Some(outbox), Some(part)) = (records.outbox(), config.records.upload.clone()) {
+            tokio::spawn(upload::run(Arc::clone(outbox), part, telemetry.metrics()));
+        }
 
         let failed = tokio::select! {
             () = signals.stop() => None,

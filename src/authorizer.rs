@@ -279,13 +279,13 @@ impl Authorizer {
                 sha256: peer.x509.as_ref().map(|x509| Arc::clone(&x509.sha256)),
             }),
             input,
-            policy: policy.as_ref().map(|policy| policy_ref(policy, &call.settings.rule)),
+            policy: policy.as_ref().map(|policy| PolicyRef::new(policy, Arc::clone(&call.settings.rule))),
             lease: outcome.lease,
             latency: call.started.elapsed(),
             request_id: request.http.as_ref().and_then(|http| http.headers.get("x-request-id")).map(str::to_owned),
             trace: call.trace,
         };
-        let record = Record { id: outcome.id, at: call.now, body: Body::Decision(Box::new(record)) };
+        let record = Record { id: outcome.id, at: call.now, body: Body::Decision(Arc::new(record)) };
         match call.settings.write {
             RecordWrite::Offer => self.recorder.offer(record),
             RecordWrite::Commit => {
@@ -329,10 +329,6 @@ fn takes_no_such_path(request: &Request) -> bool {
 fn warnings(answer: &Answer) -> Option<String> {
     let texts: Vec<String> = answer.warnings.iter().map(ToString::to_string).collect();
     (!texts.is_empty()).then(|| texts.join("; "))
-}
-
-fn policy_ref(policy: &PolicySet, rule: &Arc<str>) -> PolicyRef {
-    PolicyRef { path: Arc::clone(rule), revision: Some(Arc::clone(policy.revision())), digest: Arc::clone(policy.digest()) }
 }
 
 /// How long the credential of the peer still lives.

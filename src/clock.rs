@@ -15,6 +15,11 @@ impl Now {
         (self.ns / 1_000_000_000) as i64
     }
 
+    /// Nanoseconds since the Unix epoch, as far as they fit.
+    pub fn nanoseconds(self) -> i64 {
+        i64::try_from(self.ns).unwrap_or(i64::MAX)
+    }
+
     pub const fn from_seconds(seconds: u64) -> Self {
         Self { ns: seconds.saturating_mul(1_000_000_000) }
     }

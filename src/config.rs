@@ -5,6 +5,7 @@ mod bundle;
 mod check;
 mod file;
 mod units;
+mod upload;
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +23,7 @@ pub use self::{
     bundle::{Bundle, Download, Poll, Signing, SigningAlgorithm, SigningKey, Source},
     file::{ConfigError, Environment, load},
     units::{Address, FileMode, Size, Span},
+    upload::Upload,
 };
 use crate::verdict::Mode;
 
@@ -355,11 +357,14 @@ pub struct Records {
     pub mask: Mask,
     /// Records that may wait for the writer; beyond it they are dropped and counted.
     pub queue: usize,
+    /// Decisions are sent to a log service too, as OPA sends its decision log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upload: Option<Upload>,
 }
 
 impl Default for Records {
     fn default() -> Self {
-        Self { sink: Sink::Stdout, write: RecordWrite::Offer, mask: Mask::default(), queue: 16 * 1024 }
+        Self { sink: Sink::Stdout, write: RecordWrite::Offer, mask: Mask::default(), queue: 16 * 1024, upload: None }
     }
 }
 
@@ -536,5 +541,6 @@ impl Config {
         if let Some(key) = &mut self.records.mask.key_file {
             resolve(key);
         }
+        self.records.upload.iter_mut().flat_map(Upload::paths_mut).for_each(resolve);
     }
 }

@@ -1,24 +1,27 @@
 //! The one document that a decision, or a change of policy, leaves. This file has its content and the two ways to hand
 //! it over; `mask` knows what must not be shown, `encode` makes the line, `writer` is the thread that writes lines to
-//! the `sink`, `event` sends a copy to OTLP.
+//! the `sink`, `event` sends a copy to OTLP, `upload` makes one for a log service.
 
 mod encode;
 mod event;
 mod mask;
 mod sink;
+mod upload;
 mod writer;
 
 use std::{
+    collections::BTreeMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use opentelemetry_sdk::logs::SdkLogger;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+pub use self::upload::{Chunk, Outbox};
 use self::{
     mask::{Mask, MaskError},
     sink::Sink,
@@ -27,13 +30,16 @@ use self::{
 use crate::{
     clock::Now,
     config,
-    policy::{Drawn, input::Facts},
+    policy::{Drawn, PolicySet, PolicyStore, input::Facts},
     telemetry::{
         metrics::{Compared, Metrics, RecordKind},
         trace::TraceIds,
     },
     verdict::{Decision, Evidence, Mode, Protocol, Reason},
 };
+
+/// What is left of the time to end for the last `gap` record to be written.
+const AFTER_UPLOAD: Duration = Duration::from_millis(300);
 
 /// Stack of the writer, which walks documents as deep as a parser lets them in.
 const STACK: usize = 4 * 1024 * 1024;
@@ -45,7 +51,7 @@ pub enum RecordError {
     Open(#[source] io::Error),
     #[error(transparent)]
     Mask(#[from] MaskError),
-    #[error("the record writer cannot be started")]
+    #[error("the record writer, or the thread that makes what is uploaded, cannot be started")]
     Thread(#[source] io::Error),
     /// `commit` to a sink that cannot promise anything.
     #[error("the record sink cannot say when a record is on the disk")]
@@ -75,7 +81,7 @@ pub struct Record {
 
 #[derive(Debug)]
 pub enum Body {
-    Decision(Box<DecisionRecord>),
+    Decision(Arc<DecisionRecord>),
     Shadow(Box<ShadowRecord>),
     Policy(Box<PolicyRecord>),
     /// Written by the writer itself.
@@ -84,7 +90,7 @@ pub enum Body {
 
 impl Record {
     /// What it holds on to while it waits, roughly, in bytes.
-    const fn weight(&self) -> usize {
+    fn weight(&self) -> usize {
         match &self.body {
             Body::Decision(decision) => decision.input.weight(),
             Body::Shadow(_) | Body::Policy(_) | Body::Gap(_) => 0,
@@ -176,8 +182,18 @@ pub struct PolicyRef {
     /// The rule that decides, as a path below `data`.
     pub path: Arc<str>,
     pub revision: Option<Arc<str>>,
+    /// Revision by name of the bundles that have both.
+    pub bundles: Arc<BTreeMap<String, String>>,
     /// SHA-256 of all sources and data, in hex.
     pub digest: Arc<str>,
+}
+
+impl PolicyRef {
+    /// The set, asked by the rule at `path`.
+    pub fn new(policy: &PolicySet, path: Arc<str>) -> Self {
+        let (revision, digest) = (Some(Arc::clone(policy.revision())), Arc::clone(policy.digest()));
+        Self { path, revision, bundles: Arc::clone(policy.revisions()), digest }
+    }
 }
 
 /// A second policy set said otherwise than the one in force.
@@ -238,13 +254,20 @@ pub struct Gap {
     pub dropped: u64,
     /// Lost to a sink that failed.
     pub failed: u64,
+    /// Decisions that were recorded and not sent to the log service.
+    pub not_uploaded: u64,
     /// Time of the first that is missing.
     pub since: Option<Now>,
 }
 
 impl Gap {
+    /// Records that are missing.
     const fn count(&self) -> u64 {
         self.dropped + self.failed
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.count() == 0 && self.not_uploaded == 0
     }
 
     fn begin(&mut self, at: Now) {
@@ -259,27 +282,42 @@ pub struct Recorder {
     metrics: Arc<Metrics>,
     mask: Arc<Mask>,
     durable: bool,
-    /// Whether a sink keeps inputs at all.
+    /// Whether anybody keeps inputs at all.
     keeps: bool,
 }
 
 impl Recorder {
-    /// Opens the sink and starts the writer. `instance` names this start of this process; `logs` takes copies.
+    /// Opens the sink and starts the writer. `instance` names this start of this process; `logs` takes copies. What is
+    /// uploaded is masked by the policy that `policies` has in force.
     pub fn start(
         config: &config::Records,
         instance: &str,
         metrics: Arc<Metrics>,
         logs: Option<SdkLogger>,
+        policies: &Arc<PolicyStore>,
     ) -> Result<(Self, Handle), RecordError> {
         let mask = Arc::new(Mask::new(&config.mask)?);
-        let keeps = config.sink != config::Sink::Off;
+        let keeps = config.sink != config::Sink::Off || config.upload.is_some();
         let sink = Sink::open(&config.sink).map_err(RecordError::Open)?;
         let durable = sink.is_durable();
         if config.write == config::RecordWrite::Commit && !durable {
             return Err(RecordError::NotDurable);
         }
         let queue = Arc::new(Queue::new(config.queue));
-        let writer = Writer::new(Arc::clone(&queue), Arc::clone(&metrics), sink, Arc::clone(&mask), instance.to_owned(), logs);
+        let start = |upload| {
+            let (mask, policies, queue) = (Arc::clone(&mask), Arc::clone(policies), Arc::clone(&queue));
+            Outbox::start(upload, instance, mask, policies, queue, Arc::clone(&metrics))
+        };
+        let outbox = config.upload.as_ref().map(start).transpose().map_err(RecordError::Thread)?;
+        let writer = Writer::new(writer::Parts {
+            queue: Arc::clone(&queue),
+            metrics: Arc::clone(&metrics),
+            sink,
+            mask: Arc::clone(&mask),
+            instance: instance.to_owned(),
+            logs,
+            outbox: outbox.clone(),
+        });
         let (done, finished) = oneshot::channel();
         std::thread::Builder::new()
             .name("records".to_owned())
@@ -289,7 +327,7 @@ impl Recorder {
                 let _ = done.send(writer.run());
             })
             .map_err(RecordError::Thread)?;
-        Ok((Self { queue: Arc::clone(&queue), metrics, mask, durable, keeps }, Handle { queue, finished }))
+        Ok((Self { queue: Arc::clone(&queue), metrics, mask, durable, keeps }, Handle { queue, outbox, finished }))
     }
 
     /// The input as a record keeps it. `certificate` is the SHA-256 of the peer's certificate, where it is known. A mask
@@ -324,12 +362,22 @@ impl Recorder {
 #[must_use = "records that wait are written at shutdown"]
 pub struct Handle {
     queue: Arc<Queue>,
+    outbox: Option<Arc<Outbox>>,
     finished: oneshot::Receiver<u64>,
 }
 
 impl Handle {
-    /// Refuses further records, writes those that wait and syncs the sink, for at most `timeout`.
+    /// What waits to be sent to a log service, where there is one.
+    pub const fn outbox(&self) -> Option<&Arc<Outbox>> {
+        self.outbox.as_ref()
+    }
+
+    /// Refuses further records, writes those that wait and syncs the sink, then waits for the last of them to be uploaded,
+    /// all in `timeout`.
     pub async fn shutdown(self, timeout: Duration) -> Result<(), RecordError> {
+        if let Some(outbox) = &self.outbox {
+            outbox.end_by(Instant::now() + timeout.saturating_sub(AFTER_UPLOAD));
+        }
         self.queue.close();
         match tokio::time::timeout(timeout, self.finished).await {
             Ok(Ok(0)) => Ok(()),

@@ -3,7 +3,7 @@
 
 mod request;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::{
     sync::{Notify, mpsc},
@@ -12,16 +12,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::request::Answer;
-use super::reload::{Reloader, Told};
-use crate::{
-    clock,
-    config::{Download, Poll},
-    policy::downloads::Delivery,
-    telemetry::metrics::Fetch,
+use super::{
+    client::{chance, wait},
+    reload::{Reloader, Told},
 };
-
-/// First wait after a failure, if `poll.min` is not shorter.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
+use crate::{clock, config::Download, policy::downloads::Delivery, telemetry::metrics::Fetch};
 
 /// The tasks, as the configuration in force wants them.
 pub(super) struct Downloads {
@@ -114,51 +109,5 @@ async fn ask(download: &Download, reloader: &Arc<Reloader>, fetched: &mpsc::Send
             (Fetch::Refused, Some(error.to_string()))
         }
         Err(_) => (Fetch::Refused, Some("reading it panicked".to_owned())),
-    }
-}
-
-/// How long to wait after so many failures in a row; `chance` lies between 0 and 1. Processes that start together, or
-/// that lose one server together, do not come back together.
-fn wait(poll: &Poll, failures: u32, chance: f64) -> Duration {
-    let (min, max) = (poll.min.duration(), poll.max.duration());
-    if failures == 0 {
-        return min + max.saturating_sub(min).mul_f64(chance);
-    }
-    let first = FIRST_RETRY.min(min);
-    let doubled = first.saturating_mul(1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(max);
-    doubled.mul_f64(0.5 + chance / 2.0)
-}
-
-fn chance() -> f64 {
-    let mut bytes = [0; 4];
-    // Without randomness everybody waits as long as everybody else, which is no reason not to wait.
-    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
-        return 0.5;
-    }
-    f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Span;
-
-    #[test]
-    fn waits_grow_and_stay_within_bounds() {
-        let poll = Poll { min: Span::millis(60_000), max: Span::millis(120_000), ..Poll::default() };
-        for (failures, chance, expected) in [
-            (0, 0.0, 60_000),
-            (0, 1.0, 120_000),
-            (1, 1.0, 500),
-            (1, 0.0, 250),
-            (2, 1.0, 1_000),
-            (8, 1.0, 64_000),
-            (9, 1.0, 120_000),
-            (40, 1.0, 120_000),
-            (u32::MAX, 0.0, 60_000),
-        ] {
-            assert_eq!(wait(&poll, failures, chance), Duration::from_millis(expected), "{failures} {chance}");
-        }
-        assert!((0.0..=1.0).contains(&chance()));
     }
 }

@@ -189,13 +189,13 @@ impl Reloader {
         let policy = config::Policy { shadow: None, ..config.policy.clone() };
         match self.policies.reload(&policy, now) {
             Reload::Unchanged => self.policy_refused.clear(),
-            Reload::Loaded { revision, digest } => {
+            Reload::Loaded { revision, .. } => {
                 tracing::info!(revision, "brought a new policy into force");
                 self.policy_refused.clear();
                 self.metrics.policy_reloaded(Loaded::Loaded);
                 self.metrics.policy_loaded(now);
-                let policy = PolicyRef { path, revision: Some(revision.into()), digest: digest.into() };
-                self.tell(PolicyRecord { outcome: PolicyOutcome::Loaded, policy: Some(policy), error: None }, now);
+                let policy = self.policies.current().map(|set| PolicyRef::new(&set, path));
+                self.tell(PolicyRecord { outcome: PolicyOutcome::Loaded, policy, error: None }, now);
             }
             Reload::Refused { error } if error.is_waiting() => {
                 if self.policy_refused.is_news(Some(&error.to_string())) {
@@ -207,12 +207,7 @@ impl Reloader {
                 if self.policy_refused.is_news(Some(&text)) {
                     tracing::error!(error = text, "refused a new policy; what was in force stays in force");
                     self.metrics.policy_reloaded(Loaded::Refused);
-                    let stays = self.policies.current();
-                    let policy = stays.map(|set| PolicyRef {
-                        path,
-                        revision: Some(Arc::clone(set.revision())),
-                        digest: Arc::clone(set.digest()),
-                    });
+                    let policy = self.policies.current().map(|set| PolicyRef::new(&set, path));
                     self.tell(PolicyRecord { outcome: PolicyOutcome::Refused, policy, error: Some(text) }, now);
                 }
             }
@@ -251,11 +246,7 @@ impl Reloader {
         tracing::error!(error, "refused a fetched bundle; what was in force stays in force");
         self.metrics.policy_reloaded(Loaded::Refused);
         let path: Arc<str> = self.config.load().policy.decision.as_str().into();
-        let policy = self.policies.current().map(|set| PolicyRef {
-            path,
-            revision: Some(Arc::clone(set.revision())),
-            digest: Arc::clone(set.digest()),
-        });
+        let policy = self.policies.current().map(|set| PolicyRef::new(&set, path));
         self.tell(PolicyRecord { outcome: PolicyOutcome::Refused, policy, error: Some(error.to_owned()) }, now);
     }
 

@@ -13,7 +13,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{policy_ref, warnings};
+use super::warnings;
 use crate::{
     clock::Now,
     config::{self, Compat},
@@ -22,7 +22,7 @@ use crate::{
         decision::{Outcome, read},
         input::{Facts, Input},
     },
-    record::{Body, Record, Recorder, ShadowAnswer, ShadowRecord},
+    record::{Body, PolicyRef, Record, Recorder, ShadowAnswer, ShadowRecord},
     telemetry::metrics::{Compared, Metrics},
     verdict::{Mode, Reason},
 };
@@ -145,7 +145,7 @@ fn answer(outcome: &Outcome, result: Option<serde_json::Value>, policy: &PolicyS
         policy_reason: answer.and_then(|answer| answer.reason.clone()),
         detail: outcome.detail.clone().or_else(|| answer.and_then(warnings)),
         result,
-        policy: policy_ref(policy, rule),
+        policy: PolicyRef::new(policy, Arc::clone(rule)),
     }
 }
 

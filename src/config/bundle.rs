@@ -331,8 +331,32 @@ fn is_name(name: &str) -> bool {
 }
 
 fn check_url(url: &Url, insecure: bool) -> Result<(), String> {
+    match reach(url) {
+        Reach::Safe => Ok(()),
+        Reach::Plain if insecure => Ok(()),
+        Reach::Plain => {
+            Err("`http://` lets whoever is on the way write the policy; use `https://`, or write `insecure: true`".to_owned())
+        }
+        Reach::Credentials => Err("credentials do not belong in the address; use `token_file`".to_owned()),
+        Reach::Other => Err(format!("`{}://` is no address of a bundle; use `https://`", url.scheme())),
+    }
+}
+
+/// How a server is reached.
+pub(super) enum Reach {
+    /// Over TLS, or on this machine.
+    Safe,
+    /// Over a network that others may read and write.
+    Plain,
+    /// With a password in the address, which is shown and logged.
+    Credentials,
+    /// Not over HTTP at all.
+    Other,
+}
+
+pub(super) fn reach(url: &Url) -> Reach {
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("credentials do not belong in the address; use `token_file`".to_owned());
+        return Reach::Credentials;
     }
     let loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -341,12 +365,10 @@ fn check_url(url: &Url, insecure: bool) -> Result<(), String> {
         None => false,
     };
     match url.scheme() {
-        "https" => Ok(()),
-        "http" if loopback || insecure => Ok(()),
-        "http" => {
-            Err("`http://` lets whoever is on the way write the policy; use `https://`, or write `insecure: true`".to_owned())
-        }
-        other => Err(format!("`{other}://` is no address of a bundle; use `https://`")),
+        "https" => Reach::Safe,
+        "http" if loopback => Reach::Safe,
+        "http" => Reach::Plain,
+        _ => Reach::Other,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What spans several keys of the configuration: each finding names the key and says what to write instead.
 
-use super::{Address, Config, Listener, PeerProof, RecordWrite, Sink, bundle};
+use super::{Address, Config, Listener, PeerProof, RecordWrite, Sink, bundle, upload};
 
 /// `(key, text)` for each mistake; empty when the configuration can be used.
 pub(super) fn check(config: &Config) -> Vec<(String, String)> {
@@ -46,6 +46,9 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
     }
     if config.records.queue == 0 {
         found.push(("records.queue".to_owned(), "a queue of 0 would drop every record; write at least 1".to_owned()));
+    }
+    if let Some(part) = &config.records.upload {
+        upload::check(part, &mut found);
     }
     if let Some(otlp) = &config.telemetry.otlp {
         if !(0.0..=1.0).contains(&otlp.sample) {

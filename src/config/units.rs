@@ -10,6 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 pub struct Size(usize);
 
 impl Size {
+    pub const fn kib(count: usize) -> Self {
+        Self(count * 1024)
+    }
+
     pub const fn mib(count: usize) -> Self {
         Self(count * 1024 * 1024)
     }

@@ -7,6 +7,7 @@ mod compile;
 
 use std::{
     cell::RefCell,
+    collections::{BTreeMap, HashSet},
     fmt,
     num::NonZeroU32,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,6 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -34,7 +36,7 @@ use super::{
     problem::{LoadError, Problem},
     wanted::Wanted,
 };
-use crate::{config, verdict::Reason};
+use crate::{clock::Now, config, verdict::Reason};
 
 /// Work units of the interpreter between two looks at the clock; at 1000 the timer cannot be measured.
 pub(super) const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(1000).unwrap();
@@ -49,11 +51,15 @@ pub struct PolicySet {
     rule: String,
     /// The same in the faster form, where that is right.
     bytecode: Option<Bytecode>,
+    /// Every rule that is no function, as the engine spells it.
+    rules: HashSet<String>,
     /// What of the input it can read.
     wanted: Wanted,
     /// Warnings and notes about it.
     findings: Vec<Problem>,
     revision: Arc<str>,
+    /// Of the bundles that have a name and a revision.
+    revisions: Arc<BTreeMap<String, String>>,
     digest: Arc<str>,
 }
 
@@ -69,16 +75,19 @@ impl PolicySet {
         static GENERATION: AtomicU64 = AtomicU64::new(1);
         let revision = sources.revision.clone().unwrap_or_else(|| sources.digest.chars().take(12).collect());
         let digest = sources.digest.clone();
+        let revisions = Arc::new(sources.revisions.clone());
         let wanted = Wanted::by(sources.modules.iter().map(|module| module.text.as_str()));
-        let Compiled { engine, rule, bytecode, findings } = compile::compile(sources, config, abandoned)?;
+        let Compiled { engine, rule, bytecode, rules, findings } = compile::compile(sources, config, abandoned)?;
         Ok(Self {
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             engine,
             rule,
             bytecode,
+            rules,
             wanted,
             findings,
             revision: revision.into(),
+            revisions,
             digest: digest.into(),
         })
     }
@@ -86,6 +95,11 @@ impl PolicySet {
     /// What the authors call it: the revision of the bundle's manifest, else the beginning of the digest.
     pub fn revision(&self) -> &Arc<str> {
         &self.revision
+    }
+
+    /// Revision by name of the bundles that have both.
+    pub fn revisions(&self) -> &Arc<BTreeMap<String, String>> {
+        &self.revisions
     }
 
     /// Warnings and notes that its author should know, the gravest first.
@@ -133,20 +147,10 @@ impl PolicySet {
             }
             result
         }));
-        match result {
-            Err(panic) => Err(Failure::new(Reason::PolicyPanic, without_values(&panic_text(&*panic)))),
-            Ok(Err(error)) if is_timeout(&error) => Err(Failure::timeout(limit, place(&error))),
-            // An answer that comes late may rest on a loop that was cut short.
-            Ok(_) if start.elapsed() > limit => Err(Failure::timeout(limit, None)),
-            Ok(Err(error)) => Err(match error.downcast::<LimitReached>() {
-                Ok(LimitReached { detail, place }) => Failure { place, ..Failure::new(Reason::PolicyLimit, detail) },
-                Err(error) => {
-                    Failure { place: place(&error), ..Failure::new(Reason::PolicyError, without_values(&one_line(&error))) }
-                }
-            }),
-            Ok(Ok(Value::Undefined)) => Ok(None),
-            Ok(Ok(Value::Bool(answer))) => Ok(Some(serde_json::Value::Bool(answer))),
-            Ok(Ok(value)) => answer::to_json(&value).map(Some),
+        match told(result, start, limit)? {
+            Value::Undefined => Ok(None),
+            Value::Bool(answer) => Ok(Some(serde_json::Value::Bool(answer))),
+            value => answer::to_json(&value).map(Some),
         }
     }
 
@@ -154,6 +158,47 @@ impl PolicySet {
     /// forgets it.
     pub fn take_drawn() -> Drawn {
         context::end()
+    }
+
+    /// Whether there is a rule, or a document of the data, at a path below `data`.
+    pub fn has(&self, path: &str) -> bool {
+        let parts = parts(path);
+        self.rules.contains(&rule_path(&parts)) || self.document(&parts).is_some()
+    }
+
+    fn document(&self, parts: &[String]) -> Option<Value> {
+        let below = |value: Value, part: &String| value.as_object().ok()?.get(&Value::from(part.as_str())).cloned();
+        parts.iter().try_fold(self.engine.get_data(), below)
+    }
+
+    /// What another rule, or a document of the data, says to `input`; `path` is a path below `data`. It is `None` where
+    /// that is undefined, and where there is neither.
+    pub fn ask(
+        &self,
+        path: &str,
+        input: &serde_json::Value,
+        now: Now,
+        limit: Duration,
+    ) -> Result<Option<serde_json::Value>, Failure> {
+        let start = Instant::now();
+        let parts = parts(path);
+        let rule = rule_path(&parts);
+        if !self.rules.contains(&rule) {
+            return self.document(&parts).as_ref().map(answer::to_json).transpose();
+        }
+        context::begin(now.nanoseconds());
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let mut engine = self.take_engine();
+            let result = run(&mut engine, &rule, &super::input::from_json(input), limit);
+            if result.is_ok() {
+                ENGINE.with_borrow_mut(|slot| *slot = Some((self.generation, engine)));
+            }
+            result
+        }));
+        match told(result, start, limit)? {
+            Value::Undefined => Ok(None),
+            value => answer::to_json(&value).map(Some),
+        }
     }
 
     fn take_engine(&self) -> Engine {
@@ -167,7 +212,8 @@ impl PolicySet {
 
 impl fmt::Debug for PolicySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, rule, revision, digest, wanted: _, engine: _, bytecode: _, findings: _ } = self;
+        let Self { generation, rule, revision, digest, wanted: _, engine: _, bytecode: _, findings: _, rules: _, revisions: _ } =
+            self;
         let mut debug = f.debug_struct("PolicySet");
         debug.field("generation", generation).field("rule", rule).field("revision", revision).field("digest", digest).finish()
     }
@@ -196,6 +242,27 @@ impl Failure {
             None => format!("no answer within {limit}"),
         };
         Self { place, ..Self::new(Reason::PolicyTimeout, detail) }
+    }
+}
+
+fn parts(path: &str) -> Vec<String> {
+    path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+/// What became of an evaluation that began at `start`.
+fn told(result: thread::Result<Result<Value, anyhow::Error>>, start: Instant, limit: Duration) -> Result<Value, Failure> {
+    match result {
+        Err(panic) => Err(Failure::new(Reason::PolicyPanic, without_values(&panic_text(&*panic)))),
+        Ok(Err(error)) if is_timeout(&error) => Err(Failure::timeout(limit, place(&error))),
+        // An answer that comes late may rest on a loop that was cut short.
+        Ok(_) if start.elapsed() > limit => Err(Failure::timeout(limit, None)),
+        Ok(Err(error)) => Err(match error.downcast::<LimitReached>() {
+            Ok(LimitReached { detail, place }) => Failure { place, ..Failure::new(Reason::PolicyLimit, detail) },
+            Err(error) => {
+                Failure { place: place(&error), ..Failure::new(Reason::PolicyError, without_values(&one_line(&error))) }
+            }
+        }),
+        Ok(Ok(value)) => Ok(value),
     }
 }
 

@@ -12,6 +12,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use regorus::Value;
 use serde_json::Map;
 
+pub(super) use self::value::from_json;
 use super::{PolicySet, wanted::Wanted};
 use crate::{
     clock::Now,
@@ -37,7 +38,7 @@ impl Input {
     fn of(facts: &Facts<'_>, wanted: &Wanted) -> Self {
         let mut sink = value::Members::new(wanted);
         document(facts, &mut sink);
-        Self { value: sink.into(), now_ns: nanoseconds(facts.now) }
+        Self { value: sink.into(), now_ns: facts.now.nanoseconds() }
     }
 }
 
@@ -123,10 +124,6 @@ trait Sink: Sized {
     }
 }
 
-fn nanoseconds(now: Now) -> i64 {
-    i64::try_from(now.ns).unwrap_or(i64::MAX)
-}
-
 fn document(facts: &Facts<'_>, sink: &mut impl Sink) {
     let Facts { request, peer, peer_error, here, now } = *facts;
     sink.object(&NAMES.attributes, |sink| attributes(request, sink));
@@ -151,7 +148,7 @@ fn document(facts: &Facts<'_>, sink: &mut impl Sink) {
         sink.object(&NAMES.url, |sink| url(&http.url, sink));
     }
     sink.object(&NAMES.now, |sink| {
-        sink.number(&NAMES.ns, nanoseconds(now));
+        sink.number(&NAMES.ns, now.nanoseconds());
         sink.made(&NAMES.rfc3339, || now.rfc3339());
     });
 }

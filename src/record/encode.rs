@@ -19,11 +19,11 @@ pub(super) const MAX_LINE: usize = 16 * 1024;
 
 /// Longest texts that others wrote, in bytes. Six times their sum (a control byte becomes `\u0000`) fits in a line.
 const MAX_NAME: usize = 256;
-const MAX_TEXT: usize = 512;
+pub(super) const MAX_TEXT: usize = 512;
 const MAX_ERROR: usize = 2048;
 
 /// What is left out of the input, group by group, until a record is short enough.
-const EXPENDABLE: [&[&str]; 3] = [
+pub(super) const EXPENDABLE: [&[&str]; 3] = [
     &["attributes.request.http.body", "attributes.request.http.rawBody"],
     &["parsed_body"],
     &["attributes.request.http.headers", "attributes.request.http.headerMap"],
@@ -138,6 +138,8 @@ struct GapBody {
     count: u64,
     dropped: u64,
     failed: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    not_uploaded: u64,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_time")]
     since: Option<Now>,
 }
@@ -345,7 +347,12 @@ fn append_input(out: &mut Vec<u8>, input: &[u8]) {
 }
 
 const fn gap_body(gap: &Gap) -> GapBody {
-    GapBody { count: gap.count(), dropped: gap.dropped, failed: gap.failed, since: gap.since }
+    GapBody { count: gap.count(), dropped: gap.dropped, failed: gap.failed, not_uploaded: gap.not_uploaded, since: gap.since }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Room is left for the line's end.
@@ -353,12 +360,12 @@ const fn fits(out: &[u8], start: usize) -> bool {
     out.len() - start < MAX_LINE
 }
 
-fn cut(text: Option<&str>, max: usize) -> Option<&str> {
+pub(super) fn cut(text: Option<&str>, max: usize) -> Option<&str> {
     text.and_then(|text| text.get(..text.floor_char_boundary(max)))
 }
 
 /// Takes the member at a dotted path out of a document; true when it was there.
-fn remove(document: &mut Value, path: &str) -> bool {
+pub(super) fn remove(document: &mut Value, path: &str) -> bool {
     let (parents, last) = path.rsplit_once('.').unwrap_or(("", path));
     let parent = parents.split('.').filter(|name| !name.is_empty()).try_fold(document, |value, name| value.get_mut(name));
     parent.and_then(Value::as_object_mut).is_some_and(|members| members.remove(last).is_some())

@@ -78,7 +78,7 @@ mod tests {
     fn the_copy_names_the_decision_and_its_trace_and_no_input() {
         let kept = Kept::default();
         let logger = SdkLoggerProvider::builder().with_simple_exporter(kept.clone()).build().logger("test");
-        let body = || Box::new(decision(json!({"parsed_body": "not for telemetry"})));
+        let body = || Arc::new(decision(json!({"parsed_body": "not for telemetry"})));
         let record = Record { id: Uuid::nil(), at: Now::from_seconds(5), body: Body::Decision(body()) };
         emit(&logger, &record, &body());
         let events = kept.0.lock().expect("no panic").clone();

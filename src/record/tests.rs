@@ -29,7 +29,7 @@ fn config(path: &Path, queue: usize) -> config::Records {
 }
 
 fn start(path: &Path, queue: usize) -> (Recorder, Handle) {
-    Recorder::start(&config(path, queue), "test-1", metrics(), None).expect("started")
+    Recorder::start(&config(path, queue), "test-1", metrics(), None, &Arc::default()).expect("started")
 }
 
 fn encoder() -> encode::Encoder {
@@ -57,7 +57,12 @@ pub(super) fn decision(input: Value) -> DecisionRecord {
         }),
         principal: Some("spiffe://example.org/web".into()),
         input: KeptInput::Json(serde_json::to_vec(&input).expect("JSON")),
-        policy: Some(PolicyRef { path: "envoy/authz/allow".into(), revision: Some("r7".into()), digest: "cd34".into() }),
+        policy: Some(PolicyRef {
+            path: "envoy/authz/allow".into(),
+            revision: Some("r7".into()),
+            bundles: Arc::default(),
+            digest: "cd34".into(),
+        }),
         lease: Some(Duration::from_secs(300)),
         latency: Duration::from_micros(123),
         request_id: Some("req-1".to_owned()),
@@ -66,7 +71,7 @@ pub(super) fn decision(input: Value) -> DecisionRecord {
 }
 
 fn record(input: Value) -> Record {
-    Record { id: Uuid::from_u128(7), at: Now { ns: 1_700_000_000_000_000_001 }, body: Body::Decision(Box::new(decision(input))) }
+    Record { id: Uuid::from_u128(7), at: Now { ns: 1_700_000_000_000_000_001 }, body: Body::Decision(Arc::new(decision(input))) }
 }
 
 fn small(path: &str) -> Record {
@@ -146,7 +151,7 @@ fn the_worst_texts_still_fit_in_a_line() {
     (body.rule, body.policy_reason, body.detail) = (worst(), worst(), worst());
     (body.principal, body.request_id) = (worst().map(Into::into), worst());
     let mut line = Vec::new();
-    let record = Record { body: Body::Decision(Box::new(body)), ..small("/") };
+    let record = Record { body: Body::Decision(Arc::new(body)), ..small("/") };
     assert!(encoder().line(&record, 1, &mut line));
     assert!(line.len() <= MAX_LINE, "{}", line.len());
     let value: Value = serde_json::from_slice(&line).expect("JSON");
@@ -253,7 +258,9 @@ async fn who_stops_waiting_leaves_no_record() {
     queue.close();
     let sink = Sink::open(&config(&path, 10).sink).expect("opened");
     let mask = Mask::new(&config::Mask::default()).expect("a mask");
-    assert_eq!(Writer::new(Arc::new(queue), metrics, sink, Arc::new(mask), "i".to_owned(), None).run(), 0);
+    let (queue, mask) = (Arc::new(queue), Arc::new(mask));
+    let parts = writer::Parts { queue, metrics, sink, mask, instance: "i".to_owned(), logs: None, outbox: None };
+    assert_eq!(Writer::new(parts).run(), 0);
     let text = fs::read_to_string(&path).expect("there");
     assert!(text.contains("/kept") && !text.contains("/withdrawn"));
     let gap = lines(&path).pop().expect("a gap");
@@ -265,7 +272,7 @@ fn what_waits_is_bounded_in_bytes_too() {
     let (queue, metrics) = (Queue::new(1000), metrics());
     let large = || {
         let body = DecisionRecord { input: KeptInput::Json(vec![b' '; writer::MAX_WAITING / 4]), ..decision(json!({})) };
-        Record { body: Body::Decision(Box::new(body)), ..small("/") }
+        Record { body: Body::Decision(Arc::new(body)), ..small("/") }
     };
     (0..10).for_each(|_| queue.offer(large(), &metrics));
     assert_eq!(queue.len(), 4);
@@ -276,21 +283,21 @@ fn what_waits_is_bounded_in_bytes_too() {
 #[tokio::test]
 async fn only_a_file_can_promise_a_commit() {
     let off = config::Records { sink: config::Sink::Off, ..config::Records::default() };
-    let (recorder, handle) = Recorder::start(&off, "i", metrics(), None).expect("started");
+    let (recorder, handle) = Recorder::start(&off, "i", metrics(), None, &Arc::default()).expect("started");
     recorder.offer(small("/"));
     assert!(matches!(recorder.commit(small("/")).await, Err(RecordError::NotDurable)));
     handle.shutdown(DEADLINE).await.expect("flushed");
     let commit = config::Records { write: config::RecordWrite::Commit, ..off };
-    assert!(matches!(Recorder::start(&commit, "i", metrics(), None), Err(RecordError::NotDurable)));
+    assert!(matches!(Recorder::start(&commit, "i", metrics(), None, &Arc::default()), Err(RecordError::NotDurable)));
     let missing = config(Path::new("/nowhere/at/all"), 1);
-    assert!(matches!(Recorder::start(&missing, "i", metrics(), None), Err(RecordError::Open(_))));
+    assert!(matches!(Recorder::start(&missing, "i", metrics(), None, &Arc::default()), Err(RecordError::Open(_))));
 }
 
 #[test]
 fn a_mask_that_fails_drops_the_input_and_never_the_record() {
     let mut body = decision(json!({}));
     body.input = KeptInput::made_by(|| panic!("a bug in the mask"));
-    let record = Record { body: Body::Decision(Box::new(body)), ..small("/") };
+    let record = Record { body: Body::Decision(Arc::new(body)), ..small("/") };
     let mut line = Vec::new();
     assert!(encoder().line(&record, 1, &mut line));
     let value: Value = serde_json::from_slice(&line).expect("JSON");

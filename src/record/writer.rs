@@ -16,9 +16,9 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::{Body, Gap, Mask, Record, RecordError, Sink, encode::Encoder, event};
+use super::{Body, Gap, Mask, Outbox, Record, RecordError, Sink, encode::Encoder, event, upload::Draft};
 use crate::{
-    clock,
+    clock::{self, Now},
     telemetry::metrics::{Metrics, RecordResult},
 };
 
@@ -101,6 +101,16 @@ impl Queue {
         Err(refused)
     }
 
+    /// Decisions that were recorded did not reach the log service.
+    pub(super) fn not_uploaded(&self, count: u64, since: Now) {
+        let mut waiting = self.lock();
+        waiting.gap.begin(since);
+        waiting.gap.not_uploaded += count;
+        waiting.asleep = false;
+        drop(waiting);
+        self.wake.notify_one();
+    }
+
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.wake.notify_one();
@@ -116,7 +126,7 @@ impl Queue {
             waiting.weight -= commits.iter().map(|(record, _)| record.weight()).sum::<usize>();
             return Waiting { commits, gap, closed: waiting.closed, ..Waiting::default() };
         }
-        while waiting.count() == 0 && waiting.gap.count() == 0 && !waiting.closed {
+        while waiting.count() == 0 && waiting.gap.is_empty() && !waiting.closed {
             waiting.asleep = true;
             waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
@@ -175,6 +185,7 @@ pub(super) struct Writer {
     sink: Sink,
     encoder: Encoder,
     logs: Option<SdkLogger>,
+    outbox: Option<Arc<Outbox>>,
     /// Taken from the queue and not written yet, oldest first.
     backlog: VecDeque<Record>,
     gap: Gap,
@@ -185,21 +196,27 @@ pub(super) struct Writer {
     buffer: Vec<u8>,
 }
 
+/// What a writer is made of.
+pub(super) struct Parts {
+    pub(super) queue: Arc<Queue>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) sink: Sink,
+    pub(super) mask: Arc<Mask>,
+    pub(super) instance: String,
+    pub(super) logs: Option<SdkLogger>,
+    pub(super) outbox: Option<Arc<Outbox>>,
+}
+
 impl Writer {
-    pub(super) fn new(
-        queue: Arc<Queue>,
-        metrics: Arc<Metrics>,
-        sink: Sink,
-        mask: Arc<Mask>,
-        instance: String,
-        logs: Option<SdkLogger>,
-    ) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { queue, metrics, sink, mask, instance, logs, outbox } = parts;
         Self {
             queue,
             metrics,
             sink,
             encoder: Encoder { instance, mask },
             logs,
+            outbox,
             backlog: VecDeque::new(),
             gap: Gap::default(),
             seq: 0,
@@ -223,6 +240,7 @@ impl Writer {
             self.metrics.records_queued(taken.count() + self.backlog.len());
             self.round(taken);
             if closed {
+                self.upload_the_rest();
                 return self.end();
             }
         }
@@ -234,7 +252,8 @@ impl Writer {
             self.gap.begin(since);
         }
         self.gap.dropped += gap.dropped;
-        // Telemetry has its copy even while the sink fails.
+        self.gap.not_uploaded += gap.not_uploaded;
+        // Telemetry and the log service have their copies even while the sink fails.
         offers.iter().for_each(|record| self.copy(record));
         self.backlog.extend(offers);
         // Who stopped waiting has answered otherwise: its record would tell of an answer that was never given, and there
@@ -277,7 +296,7 @@ impl Writer {
             self.copy(&record);
         }
         result?;
-        if self.gap.count() > 0 {
+        if !self.gap.is_empty() {
             let record = Record { id: Uuid::now_v7(), at: clock::now(), body: Body::Gap(self.gap) };
             let (_, result) = self.write(&VecDeque::from([record]));
             result?;
@@ -335,8 +354,12 @@ impl Writer {
     }
 
     fn copy(&self, record: &Record) {
-        if let (Some(logger), Body::Decision(decision)) = (&self.logs, &record.body) {
+        let Body::Decision(decision) = &record.body else { return };
+        if let Some(logger) = &self.logs {
             event::emit(logger, record, decision);
+        }
+        if let Some(outbox) = &self.outbox {
+            outbox.push(Draft { id: record.id, at: record.at, decision: Arc::clone(decision) });
         }
     }
 
@@ -350,6 +373,16 @@ impl Writer {
     fn recovered(&mut self) {
         if self.retry.take().is_some() {
             info!("records are written again");
+        }
+    }
+
+    /// Everything is written; what of it cannot be uploaded any more is told in one more `gap` record.
+    fn upload_the_rest(&mut self) {
+        let Some(outbox) = self.outbox.take() else { return };
+        let (lost, since) = outbox.finish();
+        if let Some(since) = since {
+            let gap = Gap { not_uploaded: lost, since: Some(since), ..Gap::default() };
+            self.round(Waiting { gap, closed: true, ..Waiting::default() });
         }
     }
 

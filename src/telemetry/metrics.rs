@@ -63,6 +63,11 @@ labels! {
     Fetch { Fetched => "fetched", Unchanged => "unchanged", Refused => "refused", Failed => "failed", }
     /// How a caller reached a listener.
     Transport { Unix => "unix", Tcp => "tcp", Tls => "tls", }
+    /// What became of a decision on its way to the log service: uploaded, withheld by the policy, dropped because too many
+    /// were waiting or the end had come, or too large for the service.
+    Upload { Uploaded => "uploaded", Withheld => "withheld", Dropped => "dropped", TooLarge => "too_large", }
+    /// What a log service said to a request; failed is everything but yes and too large.
+    UploadAnswer { Accepted => "accepted", TooLarge => "too_large", Failed => "failed", }
     /// The kind of a record.
     RecordKind { Decision => "decision", Shadow => "shadow", Policy => "policy", Gap => "gap", }
     /// What became of a record: written, dropped because the queue was full, or lost to a sink that fails.
@@ -81,6 +86,8 @@ pub struct Metrics {
     cancelled: BoundCounter<u64>,
     records: Vec<BoundCounter<u64>>,
     records_queue: Gauge<u64>,
+    uploads: Vec<BoundCounter<u64>>,
+    upload_requests: Vec<BoundCounter<u64>>,
     policy_reloads: Vec<BoundCounter<u64>>,
     policy_loaded: Gauge<f64>,
     bundle_fetches: Vec<BoundCounter<u64>>,
@@ -128,6 +135,8 @@ impl Metrics {
         };
         let stages = seconds("doorward.stage.duration", "Time spent in a part of a Check.");
         let records = counter("doorward.records", "Records, by what became of them.");
+        let uploads = counter("doorward.uploads", "Decisions for the log service, by what became of them.");
+        let upload_requests = counter("doorward.upload.requests", "Requests to the log service, by what it answered.");
         let shadow = counter("doorward.shadow.compared", "Calls that a second policy set was asked about, by what came of it.");
         let fetches = counter("doorward.bundle.fetches", "Requests for bundles, by what became of them.");
         let refused = counter("doorward.callers.refused", "Callers of a listener that may not call it.");
@@ -162,6 +171,11 @@ impl Metrics {
                 .u64_gauge("doorward.records.queue")
                 .with_description("Records that waited when the writer last looked.")
                 .build(),
+            uploads: Upload::ALL.iter().map(|result| uploads.bind(&[KeyValue::new("result", result.as_str())])).collect(),
+            upload_requests: UploadAnswer::ALL
+                .iter()
+                .map(|answer| upload_requests.bind(&[KeyValue::new("result", answer.as_str())]))
+                .collect(),
             policy_reloads: reloads("doorward.policy.reloads", "Attempts to put a policy in force."),
             policy_loaded: meter
                 .f64_gauge("doorward.policy.loaded")
@@ -236,6 +250,16 @@ impl Metrics {
 
     pub fn records_queued(&self, count: usize) {
         self.records_queue.record(u64::try_from(count).unwrap_or(u64::MAX), &[]);
+    }
+
+    pub fn uploaded(&self, result: Upload, count: u64) {
+        if let Some(bound) = self.uploads.get(result as usize) {
+            bound.add(count);
+        }
+    }
+
+    pub fn upload_answered(&self, answer: UploadAnswer) {
+        add(&self.upload_requests, answer as usize);
     }
 
     pub fn policy_reloaded(&self, result: Reload) {

@@ -41,3 +41,14 @@ pub fn peer(name: &str, relative: &str) -> Option<PathBuf> {
     }
     found
 }
+
+/// The real opa; none, with a loud word, when it is absent and may be.
+pub fn opa() -> Option<PathBuf> {
+    let peers = std::env::var_os("PEERS_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".peers"), PathBuf::from);
+    let found = Some(peers.join("bin/opa")).filter(|path| path.exists());
+    if found.is_none() {
+        assert!(std::env::var_os("REQUIRE_PEERS").is_none(), "opa is not installed: run `bash tests/peers.sh all`");
+        eprintln!("SKIPPED: opa is not installed; run `bash tests/peers.sh all`");
+    }
+    found
+}

@@ -18,6 +18,7 @@ mod cases;
 mod process;
 mod real_envoy;
 mod real_opa_bundles;
+mod real_opa_uploads;
 mod real_telemetry;
 mod shadow;
 mod tidy;

@@ -25,7 +25,7 @@ use crate::harness::{
     ca::{Ca, Leaf},
     check::{Answer, Check},
     doorward::{Doorward, Setup},
-    eventually,
+    eventually, opa,
 };
 
 const SECRET: &str = "a secret of thirty-two bytes ...";
@@ -146,17 +146,6 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shelf: Arc<Mutex<Sh
             let _ = stream.shutdown().await;
         });
     }
-}
-
-/// The real opa; none, with a loud word, when it is absent and may be.
-fn opa() -> Option<PathBuf> {
-    let peers = std::env::var_os("PEERS_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".peers"), PathBuf::from);
-    let found = Some(peers.join("bin/opa")).filter(|path| path.exists());
-    if found.is_none() {
-        assert!(std::env::var_os("REQUIRE_PEERS").is_none(), "opa is not installed: run `bash tests/peers.sh all`");
-        eprintln!("SKIPPED: opa is not installed; run `bash tests/peers.sh all`");
-    }
-    found
 }
 
 /// A bundle that `opa build` made and signed; `signer` are the arguments that say how.

@@ -1,7 +1,7 @@
 //! From sources to an engine that is ready to evaluate.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     num::{NonZeroU32, NonZeroUsize},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError, Weak, mpsc},
@@ -155,6 +155,8 @@ pub(super) struct Compiled {
     /// The rule that decides, as the engine spells it.
     pub(super) rule: String,
     pub(super) bytecode: Option<Bytecode>,
+    /// Every rule that is no function, as the engine spells it.
+    pub(super) rules: HashSet<String>,
     /// Warnings and notes.
     pub(super) findings: Vec<Problem>,
 }
@@ -173,6 +175,8 @@ fn compile_here(sources: Sources, config: &config::Policy) -> Result<Compiled, L
         RegoVersion::V0 => None,
     };
     let mut engine = build(modules, data, config.rego, Errors::Undefined)?;
+    let rules = check::rules(units.iter().map(|unit| &unit.parsed));
+    let rules = rules.iter().filter(|(_, kind)| **kind == RuleKind::Value).map(|(path, _)| rule_path(path)).collect();
     let wrong = |code, error: &anyhow::Error| led_back(from_engine(code, error, "policy"), &units);
     engine.compile_with_entrypoint(&Rc::from(rule.as_str())).map_err(|error| LoadError::from(wrong(Code::Compile, &error)))?;
     run(&mut engine, &rule, &Value::new_object(), SMOKE_LIMIT).map_err(|error| {
@@ -180,7 +184,7 @@ fn compile_here(sources: Sources, config: &config::Policy) -> Result<Compiled, L
         problem.text = format!("fails even for an empty input: {}", problem.text);
         LoadError::from(problem)
     })?;
-    Ok(Compiled { engine, rule, bytecode, findings })
+    Ok(Compiled { engine, rule, bytecode, rules, findings })
 }
 
 /// What has been parsed, checked and rewritten.

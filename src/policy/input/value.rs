@@ -97,7 +97,7 @@ impl Sink for Members<'_> {
 }
 
 /// Converts by hand: through serde, an object with a private key of serde_json's would come out as a number.
-pub(super) fn from_json(value: &Json) -> Value {
+pub(in crate::policy) fn from_json(value: &Json) -> Value {
     match value {
         Json::Null => Value::Null,
         Json::Bool(value) => Value::from(*value),
