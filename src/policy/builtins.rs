@@ -8,9 +8,11 @@ pub(super) mod context;
 mod crypto;
 mod glob;
 mod json;
+mod jwt;
 mod net;
 mod operator;
 pub(super) mod order;
+mod pem;
 mod regex;
 mod template;
 mod text;
@@ -77,6 +79,7 @@ const TABLES: &[&[Builtin]] = &[
     crypto::CRYPTO,
     glob::GLOB,
     json::JSON,
+    jwt::JWT,
     net::NET,
     operator::OPERATORS,
     regex::REGEX,

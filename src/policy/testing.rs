@@ -23,6 +23,7 @@ use serde::Serialize;
 
 pub use self::probe::Probe;
 use super::{
+    builtins::context,
     check::Parsed,
     engine::{self, answer::to_json},
     load::{self, Purpose, Sources},
@@ -30,7 +31,7 @@ use super::{
     problem::LoadError,
     tree::{Step, head, steps},
 };
-use crate::config;
+use crate::{clock, config};
 
 /// The stack that the deepest policy needs which loads.
 const STACK: usize = 16 << 20;
@@ -254,6 +255,7 @@ fn evaluate(engine: &mut Engine, rule: &str, limit: Duration) -> Result<Value, a
     });
     // A test without `with input` has none.
     engine.set_input(Value::Undefined);
+    context::begin(i64::try_from(clock::now().ns).unwrap_or(i64::MAX));
     engine::limited(engine.eval_rule(rule.to_owned()))
 }
 

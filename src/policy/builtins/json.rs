@@ -14,6 +14,11 @@ use super::{Builtin, Fault, engine, operand, text_operand, within};
 pub(super) const JSON: &[Builtin] = &[
     Builtin { name: "json.is_valid", arity: 1, run: |args| Ok(Value::Bool(text_operand(args, 0).is_ok_and(is_json))) },
     Builtin { name: "json.unmarshal", arity: 1, run: unmarshal },
+    Builtin {
+        name: "json.marshal",
+        arity: 1,
+        run: |args| args.first().ok_or_else(|| operand(1, "any")).and_then(marshal).map(Value::from),
+    },
     Builtin { name: "yaml.is_valid", arity: 1, run: |args| Ok(Value::Bool(text_operand(args, 0).is_ok_and(is_yaml))) },
     Builtin { name: "json.match_schema", arity: 2, run: match_schema },
     Builtin { name: "json.verify_schema", arity: 1, run: verify_schema },
@@ -29,7 +34,7 @@ const MAX_EXPONENT: u32 = 10_000;
 /// From here on OPA takes no number either: its limit is two to the power of 100,000.
 const NO_NUMBER: u32 = 40_000;
 
-fn is_json(text: &str) -> bool {
+pub(super) fn is_json(text: &str) -> bool {
     serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
 
@@ -41,12 +46,28 @@ fn is_yaml(text: &str) -> bool {
 }
 
 fn unmarshal(args: &[Value]) -> Result<Value, Fault> {
-    let text = text_operand(args, 0)?;
+    parse(text_operand(args, 0)?)
+}
+
+pub(super) fn parse(text: &str) -> Result<Value, Fault> {
     match largest_exponent(text) {
         NO_NUMBER.. => return Err("invalid number: number too big".into()),
         exponent => within(exponent <= MAX_EXPONENT, "the exponent of a number is too large")?,
     }
-    engine("json.unmarshal", args)
+    engine("json.unmarshal", &[Value::from(text)])
+}
+
+/// JSON as Go writes it: sets are sorted lists, members are sorted, and what HTML could take for markup is escaped.
+pub(super) fn marshal(value: &Value) -> Result<String, Fault> {
+    let plain = serde_json::to_string(value).map_err(|error| Fault(format!("cannot be written as JSON: {error}")))?;
+    let mut out = String::with_capacity(plain.len());
+    for letter in plain.chars() {
+        match letter {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            _ => out.push(letter),
+        }
+    }
+    Ok(out)
 }
 
 /// The largest exponent, of either sign, of a number in the text.

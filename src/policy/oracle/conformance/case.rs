@@ -16,6 +16,7 @@ use serde_json::{Map, Value as Json};
 
 use super::Outcome;
 use crate::{
+    clock,
     config::RegoVersion,
     policy::{
         builtins::{Errors, context},
@@ -146,7 +147,7 @@ impl Case {
         };
         engine.set_execution_timer_config(ExecutionTimerConfig { limit: LIMIT, check_interval: CHECK_INTERVAL });
         engine.set_input(input);
-        context::begin(0);
+        context::begin(i64::try_from(clock::now().ns).unwrap_or(i64::MAX));
         let answer = engine::limited(engine.eval_rule(format!("data.{PACKAGE}.answer")));
         self.judge(answer.map_err(|error| engine::one_line(&error)))
     }
