@@ -20,7 +20,7 @@ use self::{
 use super::{
     Builtin, Fault,
     cache::{Cache, cached},
-    json, pem, text_operand,
+    json, pem, text_operand, within,
 };
 
 pub(super) const JWT: &[Builtin] = &[
@@ -165,11 +165,22 @@ fn keys(text: &str) -> Result<Rc<Vec<Key>>, Fault> {
 }
 
 /// The key that the token names, where the set has one of that name; else all but those of another algorithm.
-fn chosen<'a>(keys: &'a [Key], parameters: &'a Parameters) -> impl Iterator<Item = &'a Key> {
-    let named = keys.iter().find(|key| !key.id.is_empty() && key.id == parameters.key);
+fn chosen<'a>(keys: &'a [Key], parameters: &Parameters) -> Vec<&'a Key> {
+    if let Some(named) = keys.iter().find(|key| !key.id.is_empty() && key.id == parameters.key) {
+        return vec![named];
+    }
     let algorithm = Algorithm::named(&parameters.algorithm);
-    let others = keys.iter().filter(move |key| named.is_none() && (key.algorithm.is_none() || key.algorithm == algorithm));
-    named.into_iter().chain(others)
+    keys.iter().filter(|key| key.algorithm.is_none() || key.algorithm == algorithm).collect()
+}
+
+/// Whether one of the keys has signed the token.
+fn holds(token: &Token<'_>, signature: &[u8], algorithm: Algorithm, keys: &[&Key]) -> Result<bool, Fault> {
+    if keys.iter().any(|key| key.verifies(algorithm, token.signed.as_bytes(), signature)) {
+        return Ok(true);
+    }
+    let is_weak = keys.iter().any(|key| key.is_too_weak(algorithm));
+    within(!is_weak, "an RSA key of fewer than 2048 bits verifies no token")?;
+    Ok(false)
 }
 
 fn decode(args: &[Value]) -> Result<Value, Fault> {
@@ -197,9 +208,9 @@ fn verified(args: &[Value], algorithm: Algorithm) -> Result<Value, Fault> {
     let keys = keys(text_operand(args, 1)?)?;
     let signature = token.signature()?;
     let (_, parameters) = token.header()?;
-    let holds =
-        chosen(&keys, &parameters).any(|key| !key.private && key.verifies(algorithm, token.signed.as_bytes(), &signature));
-    Ok(Value::Bool(holds))
+    let mut keys = chosen(&keys, &parameters);
+    keys.retain(|key| !key.private);
+    holds(&token, &signature, algorithm, &keys).map(Value::Bool)
 }
 
 /// Whether it was made by somebody who knows the secret.

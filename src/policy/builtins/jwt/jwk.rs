@@ -116,6 +116,8 @@ pub(super) fn sign(jwk: &Json, algorithm: Algorithm, message: &[u8]) -> Result<V
             let key = EcdsaKeyPair::from_private_key_and_public_key(hash.ecdsa_signing(), &secret, &point(jwk, hash)?);
             Ok(key.map_err(refused)?.sign(&random, message).map_err(failed)?.as_ref().to_vec())
         }
+        // OPA would sign, with what RFC 7518 §3.4 has not.
+        (Algorithm::Es(_), "EC") => Err(Fault::limit("the curve of the key is not that of the algorithm")),
         (Algorithm::EdDsa, "OKP") if text(jwk, "crv")? == Some("Ed25519") => {
             let key = Ed25519KeyPair::from_seed_and_public_key(&bytes(jwk, "d")?, &bytes(jwk, "x")?).map_err(refused)?;
             Ok(key.sign(message).as_ref().to_vec())
@@ -135,7 +137,7 @@ fn rsa_pair(jwk: &Json) -> Result<RsaKeyPair, Fault> {
         dQ: bytes(jwk, "dq")?,
         qInv: bytes(jwk, "qi")?,
     };
-    RsaKeyPair::from_components(&components).map_err(|_| Fault::from("the RSA key cannot sign"))
+    RsaKeyPair::from_components(&components).map_err(|_| Fault::limit("an RSA key signs with 2048 to 8192 bits"))
 }
 
 /// A curve, by the hash that goes with it.

@@ -11,10 +11,12 @@ use super::{
     algorithm::{Algorithm, Hash},
     jwk,
 };
-use crate::policy::builtins::{Fault, pem};
+use crate::policy::builtins::{Fault, pem, within};
 
 /// Most keys of one set.
 const MAX_KEYS: usize = 1_000;
+/// Bits of the shortest RSA modulus that proves anything.
+const RSA_BITS: usize = 2048;
 
 const ED25519_OID: &str = "1.3.101.112";
 const EC_CURVES: [(&str, Hash); 3] =
@@ -40,6 +42,14 @@ pub(super) enum Material {
 }
 
 impl Key {
+    /// Whether OPA might find that it verifies where we do not: RSA of too few bits.
+    pub(super) fn is_too_weak(&self, algorithm: Algorithm) -> bool {
+        match (algorithm, &self.material) {
+            (Algorithm::Rs(_) | Algorithm::Ps(_), Material::Rsa(key)) => key.n.len() < RSA_BITS / 8,
+            _ => false,
+        }
+    }
+
     pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         match (algorithm, &self.material) {
             (Algorithm::Hs(hash), Material::Secret(secret)) => {
@@ -59,9 +69,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Key>, Fault> {
     let Some(block) = pem::next(text) else {
         let failed = |Fault(why)| Fault(format!("failed to parse a JWK key (set): {why}"));
         let keys = jwk::set(text).map_err(failed)?;
-        if keys.len() > MAX_KEYS {
-            return Err(Fault(format!("a JWK set of more than {MAX_KEYS} keys")));
-        }
+        within(keys.len() <= MAX_KEYS, "a JWK set has too many keys")?;
         let keys = keys.iter().map(jwk::verifying).collect::<Result<Vec<_>, _>>().map_err(failed)?;
         return Ok(keys.into_iter().flatten().collect());
     };

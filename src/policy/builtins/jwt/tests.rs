@@ -339,6 +339,7 @@ fn only_a_key_that_is_made_for_the_algorithm_signs() {
         (json!({"alg": "ES256"}), p256(), true),
         (json!({"alg": "ES384"}), p256(), false),
         (json!({"alg": "ES256"}), drawn("P-521"), false),
+        (json!({"alg": "RS256"}), with(rsa(), json!({"q": rsa()["p"]})), false),
         (json!({"alg": "RS256"}), p256(), false),
         (json!({"alg": "HS256"}), rsa(), false),
         (json!({"alg": "RS256"}), public(&rsa()), false),
@@ -355,4 +356,19 @@ fn only_a_key_that_is_made_for_the_algorithm_signs() {
     let signed = call("io.jwt.encode_sign", &[json!({"alg": "HS256"}), json!({"b": "<", "a": 1}), secret()]).unwrap();
     let payload = signed.as_str().unwrap().split('.').nth(1).unwrap();
     assert_eq!(BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap(), br#"{"a":1,"b":"\u003c"}"#);
+}
+
+#[test]
+fn a_weak_key_ends_the_evaluation_only_where_no_other_key_verifies() {
+    let weak = with(public(&rsa()), json!({"n": BASE64_URL_SAFE_NO_PAD.encode([0x81; 128])}));
+    let token = sign(json!({"alg": "RS256"}), json!({}), &rsa());
+    let ask = |keys: Json| {
+        context::begin(0);
+        let found = holds(&token, json!({"cert": json!({"keys": keys}).to_string()}));
+        (found, context::take_limit().is_some())
+    };
+    assert_eq!(ask(json!([weak])), (None, true));
+    assert_eq!(ask(json!([weak, public(&rsa())])), (Some(true), false));
+    assert_eq!(ask(json!([with(weak.clone(), json!({"alg": "PS256"}))])), (Some(false), false));
+    assert_eq!(ask(json!([public(&p256())])), (Some(false), false));
 }

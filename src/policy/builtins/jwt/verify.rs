@@ -7,7 +7,7 @@ use regorus::Value;
 use super::{
     Token,
     algorithm::Algorithm,
-    chosen,
+    chosen, holds,
     key::{Key, Material},
     keys, member,
 };
@@ -47,11 +47,9 @@ fn verified(text: &str, constraints: &Constraints) -> Result<Option<(Value, Valu
         if !parameters.understood() || constraints.algorithm.as_ref().is_some_and(|wanted| *wanted != parameters.algorithm) {
             return Ok(None);
         }
-        let (signature, algorithm) = (token.signature()?, Algorithm::named(&parameters.algorithm));
-        let holds = algorithm.is_some_and(|algorithm| {
-            chosen(&constraints.keys, &parameters).any(|key| key.verifies(algorithm, token.signed.as_bytes(), &signature))
-        });
-        if !holds {
+        let signature = token.signature()?;
+        let Some(algorithm) = Algorithm::named(&parameters.algorithm) else { return Ok(None) };
+        if !holds(&token, &signature, algorithm, &chosen(&constraints.keys, &parameters))? {
             return Ok(None);
         }
         if !parameters.is_nested() {
