@@ -3,6 +3,7 @@
 
 mod permit;
 mod shadow;
+pub mod trial;
 
 use std::{
     ops::Range,
@@ -58,14 +59,20 @@ pub struct Settings {
 
 impl Settings {
     pub fn new(config: &config::Config) -> Self {
+        let config::Config { mode, answer, records, policy, .. } = config;
+        Self { mode: *mode, answer: answer.clone(), write: records.write, ..Self::of_policy(policy) }
+    }
+
+    /// All that does not concern policy by default.
+    pub fn of_policy(policy: &config::Policy) -> Self {
         Self {
-            mode: config.mode,
-            compat: config.policy.compat,
-            answer: config.answer.clone(),
-            evaluation: config.policy.limits.evaluation.duration(),
-            write: config.records.write,
-            rule: config.policy.decision.as_str().into(),
-            shadow: ShadowSettings::new(&config.policy),
+            mode: Mode::default(),
+            compat: policy.compat,
+            answer: config::Answer::default(),
+            evaluation: policy.limits.evaluation.duration(),
+            write: RecordWrite::default(),
+            rule: policy.decision.as_str().into(),
+            shadow: ShadowSettings::new(policy),
         }
     }
 }
@@ -186,22 +193,11 @@ impl Authorizer {
         let began = Clock::now();
         let who = self.identity.who(request.source.as_ref(), xfcc(request), &call.listener.rules, call.now);
         self.metrics.stage(Stage::Identity, began.elapsed());
-        let (peer, peer_error, invalid) = match who {
-            Who::Absent => (None, None, None),
-            Who::NoSvid(reason) => (None, Some(reason), None),
-            Who::Proved(peer) => (Some(peer), None, None),
-            Who::Invalid(reason) => (None, Some(reason), Some(reason)),
-        };
+        let Known { peer, peer_error, invalid } = who.into();
         let facts = Facts { request, peer: peer.as_deref(), peer_error, here: &call.listener.here, now: call.now };
         findings.peer = peer.clone();
 
-        let refusal = match (invalid, unparsable) {
-            (Some(reason), _) if call.settings.compat.is_none() => Some((reason, None)),
-            (_, Some(detail)) => Some((Reason::RequestParseError, Some(detail))),
-            _ if call.settings.compat.is_none() && takes_no_such_path(request) => Some((Reason::AmbiguousPath, None)),
-            _ => None,
-        };
-        if let Some((reason, detail)) = refusal {
+        if let Some((reason, detail)) = refused_before(call.settings.compat, request, invalid, unparsable) {
             findings.input = self.keep(&facts);
             return deny(reason, detail);
         }
@@ -237,10 +233,8 @@ impl Authorizer {
                 return deny(failure.reason, Some(failure.detail));
             }
         };
-        let outcome = match read(value.as_ref(), call.settings.compat) {
-            Ok(answer) => Outcome::answered(id, mode, answer, peer.and_then(|peer| remaining_life(&peer, call.now))),
-            Err(refusal) => Outcome::refused(id, mode, &refusal),
-        };
+        let life = peer.and_then(|peer| remaining_life(&peer, call.now));
+        let outcome = concluded(id, mode, call.settings.compat, value.as_ref(), life);
         findings.result = value;
         outcome
     }
@@ -315,7 +309,52 @@ impl Authorizer {
     }
 }
 
-fn xfcc(request: &Request) -> Option<&str> {
+/// What is known of the peer.
+struct Known {
+    peer: Option<Arc<Peer>>,
+    /// Why there is none.
+    peer_error: Option<Reason>,
+    /// The same, where nobody may be believed to be behind it.
+    invalid: Option<Reason>,
+}
+
+impl From<Who> for Known {
+    fn from(who: Who) -> Self {
+        let (peer, peer_error, invalid) = match who {
+            Who::Absent => (None, None, None),
+            Who::NoSvid(reason) => (None, Some(reason), None),
+            Who::Proved(peer) => (Some(peer), None, None),
+            Who::Invalid(reason) => (None, Some(reason), Some(reason)),
+        };
+        Self { peer, peer_error, invalid }
+    }
+}
+
+/// Why a call is denied before any policy is asked.
+fn refused_before(
+    compat: Option<Compat>,
+    request: &Request,
+    invalid: Option<Reason>,
+    unparsable: Option<String>,
+) -> Option<(Reason, Option<String>)> {
+    match (invalid, unparsable) {
+        (Some(reason), _) if compat.is_none() => Some((reason, None)),
+        (_, Some(detail)) => Some((Reason::RequestParseError, Some(detail))),
+        _ if compat.is_none() && takes_no_such_path(request) => Some((Reason::AmbiguousPath, None)),
+        _ => None,
+    }
+}
+
+/// What the value of the decision rule comes to. `life` is what is left of the peer's credential.
+fn concluded(id: Uuid, mode: Mode, compat: Option<Compat>, value: Option<&serde_json::Value>, life: Option<Duration>) -> Outcome {
+    match read(value, compat) {
+        Ok(answer) => Outcome::answered(id, mode, answer, life),
+        Err(refusal) => Outcome::refused(id, mode, &refusal),
+    }
+}
+
+/// The joined text of `x-forwarded-client-cert`.
+pub fn xfcc(request: &Request) -> Option<&str> {
     request.http.as_ref()?.headers.get("x-forwarded-client-cert")
 }
 

@@ -4,8 +4,11 @@
 mod check;
 mod completion;
 mod config;
+mod eval;
 mod health;
+mod question;
 mod serve;
+mod source;
 mod test;
 
 use std::{
@@ -51,6 +54,7 @@ Examples:
   doorward config schema                    every key and its form, as JSON Schema
   doorward check policy/                    find what is wrong with a policy
   doorward test policy/                     run the tests of a policy
+  doorward eval --policy policy/ --path /   what would be decided, and why
   doorward health                           is the local doorward ready?
 
 Exit codes: 0 done, 1 failed, 2 denied, 3 invalid";
@@ -66,6 +70,8 @@ enum Command {
     Health(health::Args),
     /// Find what is wrong with a policy before it is served
     Check(check::Args),
+    /// Ask a policy one question: the decision, and all that took part in it
+    Eval(eval::Args),
     /// Run the tests of a policy, as `opa test` does
     Test(test::Args),
     /// Print a completion script for a shell
@@ -89,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Config(command) => config::run(&command),
         Command::Health(args) => health::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Completion(args) => completion::run(&args),
     };

@@ -6,6 +6,8 @@ pub mod decode;
 pub mod descriptors;
 pub mod encode;
 pub mod listener;
+pub mod question;
+pub mod shown;
 
 use std::{io, time::Duration};
 

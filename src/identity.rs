@@ -39,6 +39,11 @@ impl Peer {
     pub fn new(id: SpiffeId, evidence: Evidence, x509: Option<X509>) -> Self {
         Self { text: id.to_string().into(), id, evidence, x509 }
     }
+
+    /// A workload that somebody vouches for by name.
+    pub fn named(id: &str, evidence: Evidence) -> Result<Self, Reason> {
+        Ok(Self::new(x509::workload(id)?, evidence, None))
+    }
 }
 
 /// What policy and records are told of the peer's certificate.

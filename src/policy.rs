@@ -23,7 +23,7 @@ mod tree;
 mod wanted;
 
 pub use self::{
-    builtins::context::Drawn,
+    builtins::context::{Drawn, drawn_of},
     engine::PolicySet,
     reload::{PolicyStore, Reload},
 };

@@ -4,6 +4,7 @@
 
 mod encode;
 mod event;
+pub mod kept;
 mod mask;
 mod sink;
 mod upload;

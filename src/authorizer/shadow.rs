@@ -13,13 +13,13 @@ use std::{
 
 use uuid::Uuid;
 
-use super::warnings;
+use super::{concluded, warnings};
 use crate::{
     clock::Now,
     config::{self, Compat},
     policy::{
         PolicySet, PolicyStore,
-        decision::{Outcome, read},
+        decision::Outcome,
         input::{Facts, Input},
     },
     record::{Body, PolicyRef, Record, Recorder, ShadowAnswer, ShadowRecord},
@@ -120,10 +120,7 @@ fn work(jobs: &Receiver<Job>, recorder: &Recorder, metrics: &Metrics) {
         let Taken { set, input, settings, now } = taken;
         let value = set.evaluate(&input, settings.evaluation);
         let (outcome, result) = match value {
-            Ok(value) => match read(value.as_ref(), settings.compat) {
-                Ok(answer) => (Outcome::answered(id, Mode::Observe, answer, None), value),
-                Err(refusal) => (Outcome::refused(id, Mode::Observe, &refusal), value),
-            },
+            Ok(value) => (concluded(id, Mode::Observe, settings.compat, value.as_ref(), None), value),
             Err(failure) => (Outcome::denied(id, Mode::Observe, failure.reason, Some(failure.detail)), None),
         };
         let shadow = answer(&outcome, result, &set, &settings.rule);

@@ -5,7 +5,7 @@
 mod body;
 mod escape;
 mod json;
-mod metadata;
+pub(super) mod metadata;
 mod path;
 mod query;
 mod url;

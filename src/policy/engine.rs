@@ -4,6 +4,7 @@
 pub(super) mod answer;
 mod bytecode;
 mod compile;
+pub(super) mod trace;
 
 use std::{
     cell::RefCell,
@@ -158,6 +159,11 @@ impl PolicySet {
     /// forgets it.
     pub fn take_drawn() -> Drawn {
         context::end()
+    }
+
+    /// Makes the next evaluation on this thread get `drawn` from those functions.
+    pub fn give_drawn(drawn: &Drawn) {
+        context::give(drawn);
     }
 
     /// Whether there is a rule, or a document of the data, at a path below `data`.

@@ -35,6 +35,11 @@ impl Input {
         Self::of(facts, policy.wanted())
     }
 
+    /// A document that is ready-made.
+    pub fn of_json(document: &serde_json::Value, now: Now) -> Self {
+        Self { value: from_json(document), now_ns: now.nanoseconds() }
+    }
+
     fn of(facts: &Facts<'_>, wanted: &Wanted) -> Self {
         let mut sink = value::Members::new(wanted);
         document(facts, &mut sink);

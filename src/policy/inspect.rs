@@ -1,14 +1,62 @@
 //! A policy set as its author looks at it: loaded by the path that serving takes, with what was fetched before and is in
 //! the cache, and put in force nowhere. What to say of the findings is the command line's.
 
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
 use super::{
-    PolicySet,
+    Drawn, PolicySet,
     downloads::Downloads,
-    engine::{self, Abandoned},
+    engine::{self, Abandoned, trace::Trace},
+    input::Input,
     load::{self, Sources},
     problem::{Code, LoadError, Problem},
 };
 use crate::{clock::Now, config};
+
+/// A set with the texts that it was made of.
+#[derive(Debug)]
+pub struct Opened {
+    pub set: PolicySet,
+    texts: BTreeMap<String, String>,
+}
+
+/// What took part in one evaluation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// Every line with an expression that was evaluated, whether it held or not.
+    pub lines: Vec<Line>,
+    /// What the policy printed.
+    pub prints: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Line {
+    pub file: String,
+    pub line: u32,
+    pub text: String,
+}
+
+/// Loads the set that `config` names, to be asked.
+pub fn open(config: &config::Policy, now: Now) -> Result<Opened, LoadError> {
+    let sources = read(config, now)?;
+    let texts = sources.modules.iter().map(|module| (module.name.clone(), module.text.clone())).collect();
+    Ok(Opened { set: PolicySet::compile(sources, config, &Abandoned::default())?, texts })
+}
+
+impl Opened {
+    /// What takes part when `input` is evaluated, with what was drawn before.
+    pub fn explain(&self, input: &Input, drawn: &Drawn, limit: Duration) -> Explanation {
+        let Trace { lines, prints } = self.set.trace(input, drawn, limit);
+        let line = |file: &String, line: u32| {
+            let text = self.texts.get(file)?.lines().nth(line.checked_sub(1)? as usize)?;
+            Some(Line { file: file.clone(), line, text: text.to_owned() })
+        };
+        let lines = lines.iter().flat_map(|(file, lines)| lines.iter().filter_map(move |number| line(file, *number)));
+        Explanation { lines: lines.collect(), prints }
+    }
+}
 
 /// What was found in a policy set, the gravest first.
 #[derive(Debug)]

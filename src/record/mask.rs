@@ -47,6 +47,9 @@ const HEADER_PARENTS: [&str; 4] = ["headers", "response_headers_to_add", "reques
 /// Stands for a secret that is no text and so has no digest.
 const MASKED: &str = "masked";
 
+/// How a digest begins.
+const DIGEST: &str = "hmac-sha256:";
+
 /// Shortest key of the digests: as long as the hash (RFC 2104 §3).
 const MIN_KEY: usize = 32;
 
@@ -147,7 +150,7 @@ impl Mask {
     pub fn digest(&self, secret: &[u8]) -> String {
         let tag = hmac::sign(&self.key, secret);
         let short = tag.as_ref().get(..16).unwrap_or(tag.as_ref());
-        format!("hmac-sha256:{}", hex::encode(short))
+        format!("{DIGEST}{}", hex::encode(short))
     }
 
     fn walk(&self, parent: &str, key: &str, value: &mut Value, replace: &impl Fn(&str, &str, Option<&str>) -> Option<String>) {
@@ -316,6 +319,23 @@ fn certificate_digest(text: &str) -> Option<String> {
     let packed: String = body.split_ascii_whitespace().collect();
     let der = STANDARD.decode(packed).ok()?;
     Some(format!("sha256:{}", hex::encode(digest::digest(&digest::SHA256, &der))))
+}
+
+/// Adds the paths of what a mask replaced in a document, which stands at `path`.
+pub(super) fn find(value: &Value, path: &str, found: &mut Vec<String>) {
+    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match value {
+        Value::String(text) if is_replaced(path, text) => found.push(path.to_owned()),
+        Value::Array(items) => items.iter().enumerate().for_each(|(at, item)| find(item, &below(&at.to_string()), found)),
+        Value::Object(members) => members.iter().for_each(|(key, member)| find(member, &below(key), found)),
+        _ => {}
+    }
+}
+
+fn is_replaced(path: &str, text: &str) -> bool {
+    let digest = |text: &str| text.contains(DIGEST);
+    let inside = || path.ends_with(".rawValue") && STANDARD.decode(text).is_ok_and(|raw| digest(&String::from_utf8_lossy(&raw)));
+    text == MASKED || digest(text) || (path.ends_with(".certificate") && text.starts_with("sha256:")) || inside()
 }
 
 fn read_key(path: &Path) -> Result<Vec<u8>, MaskError> {

@@ -1,6 +1,7 @@
 //! The author's tools through the real binary, and their agreement with the real `opa`.
 
 mod check;
+mod eval;
 
 use std::{
     collections::BTreeMap,

@@ -31,7 +31,8 @@ fn typed(any: Any) -> Value {
     Value::Object(shown)
 }
 
-fn object(fields: Struct) -> Map<String, Value> {
+/// A `Struct` as plain JSON.
+pub fn object(fields: Struct) -> Map<String, Value> {
     let fields: HashMap<String, ProtoValue> = fields.fields;
     fields.into_iter().map(|(name, field)| (name, value(field))).collect()
 }

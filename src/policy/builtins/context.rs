@@ -24,23 +24,42 @@ pub type Drawn = BTreeMap<&'static str, BTreeMap<String, serde_json::Value>>;
 struct Context {
     now_ns: i64,
     drawn: BTreeMap<&'static str, BTreeMap<String, Value>>,
+    /// What the next evaluation is to draw.
+    given: BTreeMap<&'static str, BTreeMap<String, Value>>,
     /// The limit that this evaluation came to, as an error's text.
     limit: Option<String>,
 }
 
 thread_local! {
     static CONTEXT_HERE: RefCell<Context> =
-        const { RefCell::new(Context { now_ns: 0, drawn: BTreeMap::new(), limit: None }) };
+        const { RefCell::new(Context { now_ns: 0, drawn: BTreeMap::new(), given: BTreeMap::new(), limit: None }) };
 }
 
 /// Begins an evaluation on this thread, which takes `now_ns` for the time.
 pub(in crate::policy) fn begin(now_ns: i64) {
     CONTEXT_HERE.with_borrow_mut(|context| {
         context.now_ns = now_ns;
-        context.drawn.clear();
+        context.drawn = std::mem::take(&mut context.given);
         // Left by an evaluation that panicked.
         context.limit = None;
     });
+}
+
+/// Makes the next evaluation on this thread draw again what was drawn before.
+pub(in crate::policy) fn give(drawn: &Drawn) {
+    let values = |calls: &BTreeMap<String, serde_json::Value>| {
+        calls.iter().map(|(key, value)| (key.clone(), Value::from(value.clone()))).collect()
+    };
+    CONTEXT_HERE.with_borrow_mut(|context| context.given = drawn.iter().map(|(name, calls)| (*name, values(calls))).collect());
+}
+
+/// What a record kept of an evaluation. Functions that draw nothing here are left out.
+pub fn drawn_of(kept: &serde_json::Value) -> Drawn {
+    let calls = |name| {
+        let calls = kept.get(name)?.as_object()?;
+        Some((name, calls.iter().map(|(key, value)| (key.clone(), value.clone())).collect()))
+    };
+    ["rand.intn", "uuid.rfc4122"].into_iter().filter_map(calls).collect()
 }
 
 /// What the evaluation drew, for its record.

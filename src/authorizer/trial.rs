@@ -1,0 +1,120 @@
+//! One question answered outside of serving, for the author of a policy: by the same steps as a call's, in the same order,
+//! but without permit, record and shadow. In return it tells what the policy did on the way.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Known, Settings, concluded, refused_before, remaining_life};
+use crate::{
+    clock::Now,
+    identity::Who,
+    policy::{
+        Drawn, PolicySet,
+        decision::Outcome,
+        input::{Facts, Here, Input},
+        inspect::{Explanation, Opened},
+    },
+    request::Request,
+    verdict::Reason,
+};
+
+/// The stack that the deepest policy needs which loads; decisions run on as much.
+const STACK: usize = 16 * 1024 * 1024;
+/// Longest time for the evaluations around the one that counts.
+const ASIDE: Duration = Duration::from_secs(2);
+
+/// What is asked.
+#[derive(Debug)]
+pub enum Asked<'a> {
+    /// A call. `unparsable` says what of it could not be parsed.
+    Call { request: &'a Request, unparsable: Option<String>, who: Who, here: &'a Here },
+    /// An input document as it stands, and what the policy drew when it was asked before.
+    Document { input: &'a Value, drawn: &'a Drawn },
+}
+
+/// The answer, and how it came about.
+#[derive(Debug)]
+pub struct Answered {
+    pub outcome: Outcome,
+    /// The value of the decision rule, as the policy gave it.
+    pub result: Option<Value>,
+    /// The whole input document.
+    pub input: Value,
+    /// Absent where the policy was not asked.
+    pub evaluated: Option<Evaluated>,
+}
+
+#[derive(Debug)]
+pub struct Evaluated {
+    /// Of an evaluation on a warm engine.
+    pub took: Duration,
+    pub explanation: Explanation,
+}
+
+/// Answers what is asked at `now`.
+pub fn answer(asked: Asked<'_>, policy: &Opened, settings: &Settings, now: Now) -> Answered {
+    match asked {
+        Asked::Document { input, drawn } => {
+            let id = Uuid::now_v7();
+            let (outcome, result, evaluated) = evaluate(id, &Input::of_json(input, now), drawn, None, policy, settings);
+            Answered { outcome, result, input: input.clone(), evaluated: Some(evaluated) }
+        }
+        Asked::Call { request, unparsable, who, here } => {
+            let id = Uuid::now_v7();
+            let Known { peer, peer_error, invalid } = who.into();
+            let facts = Facts { request, peer: peer.as_deref(), peer_error, here, now };
+            let input = serde_json::from_slice(&facts.masked(&|_, _, _| None)).unwrap_or_default();
+            if let Some((reason, detail)) = refused_before(settings.compat, request, invalid, unparsable) {
+                let outcome = Outcome::denied(id, settings.mode, reason, detail);
+                return Answered { outcome, result: None, input, evaluated: None };
+            }
+            let life = peer.as_ref().and_then(|peer| remaining_life(peer, now));
+            let built = Input::build(&facts, &policy.set);
+            let (outcome, result, evaluated) = evaluate(id, &built, &Drawn::default(), life, policy, settings);
+            Answered { outcome, result, input, evaluated: Some(evaluated) }
+        }
+    }
+}
+
+/// Evaluates on a thread with the stack it needs: once to warm up, as a sidecar is; then for the answer; then to explain.
+fn evaluate(
+    id: Uuid,
+    input: &Input,
+    drawn: &Drawn,
+    life: Option<Duration>,
+    policy: &Opened,
+    settings: &Settings,
+) -> (Outcome, Option<Value>, Evaluated) {
+    let work = || {
+        let limit = settings.evaluation;
+        let _ = policy.set.evaluate(input, limit.max(ASIDE));
+        PolicySet::give_drawn(drawn);
+        let began = Instant::now();
+        let value = policy.set.evaluate(input, limit);
+        let took = began.elapsed();
+        let drawn = PolicySet::take_drawn();
+        (value, Evaluated { took, explanation: policy.explain(input, &drawn, limit.max(ASIDE)) })
+    };
+    let done = thread::scope(|scope| {
+        let thread = thread::Builder::new().name("trial".to_owned()).stack_size(STACK).spawn_scoped(scope, work);
+        thread.ok()?.join().ok()
+    });
+    match done {
+        Some((value, evaluated)) => {
+            let (result, outcome) = match value {
+                Ok(value) => (value.clone(), concluded(id, settings.mode, settings.compat, value.as_ref(), life)),
+                Err(failure) => (None, Outcome::denied(id, settings.mode, failure.reason, Some(failure.detail))),
+            };
+            (outcome, result, evaluated)
+        }
+        None => {
+            let outcome = Outcome::denied(id, settings.mode, Reason::InternalError, Some("the evaluation broke off".to_owned()));
+            (outcome, None, Evaluated { took: Duration::ZERO, explanation: Explanation::default() })
+        }
+    }
+}
