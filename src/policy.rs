@@ -11,6 +11,7 @@ mod engine;
 pub mod input;
 pub mod inspect;
 mod load;
+mod mocks;
 mod names;
 #[cfg(test)]
 mod oracle;

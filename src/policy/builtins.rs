@@ -27,6 +27,8 @@ use regorus::{
     unstable::{BUILTINS, Expr, Ref, Span},
 };
 
+/// A function that ends the evaluation: its argument names a function that a test should have replaced.
+pub(super) const UNREPLACED: &str = "internal.unreplaced";
 /// Longest array that a range may make.
 const MAX_RANGE: i128 = 1_000_000;
 /// Most bits that a number may be shifted by.
@@ -180,7 +182,11 @@ pub(super) fn install(engine: &mut Engine, errors: Errors) -> Result<(), String>
         };
         add(name, arity, Arc::new(run))?;
     }
-    TABLES.iter().copied().flatten().try_for_each(|builtin| add(builtin.name, builtin.arity, Arc::new(builtin.run)))
+    TABLES.iter().copied().flatten().try_for_each(|builtin| add(builtin.name, builtin.arity, Arc::new(builtin.run)))?;
+    let unreplaced = |args: Vec<Value>| -> anyhow::Result<Value> {
+        anyhow::bail!("{} is not answered here; replace it: `with … as …`", text(&args, 0).unwrap_or_default())
+    };
+    engine.add_extension(UNREPLACED.to_owned(), 1, Box::new(unreplaced)).map_err(|error| format!("`{UNREPLACED}`: {error}"))
 }
 
 /// Where a guarded function believes it is called from. It needs that to word errors, which are dropped here.

@@ -5,6 +5,7 @@
 mod assignment;
 mod conflict;
 mod graph;
+mod overlap;
 mod safety;
 mod text;
 mod warning;
@@ -14,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use regorus::unstable::{Expr, Module, Rule};
+use regorus::unstable::{Expr, Module, Rule, WithModifier};
 use serde_json::Value;
 
 use self::graph::{Graph, MAX_NESTING};
@@ -22,13 +23,11 @@ pub(super) use self::text::check_text;
 use super::{
     builtins,
     load::{Purpose, within},
-    names::{self, Names, Path, Root, RuleKind, Rules, Scopes, Seen},
+    mocks::{self, IO_BUILTINS, Mocks},
+    names::{self, Callee, Names, Root, RuleKind, Rules, Scopes, Seen},
     problem::{Code, Problem, problem_at},
     tree::{children, comprehension, constant_path, head, steps},
 };
-
-/// Functions that would let a policy talk to the world outside while a call waits.
-const IO_BUILTINS: [&str; 2] = ["http.send", "net.lookup_ip_addr"];
 
 /// Imports that change what the language means, in ways the engine does not know.
 const EXPERIMENTAL: [&str; 4] = ["future.keywords.not", "future.keywords.and", "future.keywords.or", "rego.v2"];
@@ -68,12 +67,17 @@ pub(super) fn check<'m>(modules: impl Iterator<Item = &'m Parsed> + Clone, set: 
     let rules = rules(modules.clone());
     let mut problems = Vec::new();
     let mut graph = Graph::default();
+    let mocks = match set.purpose {
+        Purpose::Serve => Mocks::default(),
+        Purpose::Test => Mocks::of(modules.clone().map(|parsed| &parsed.module), &rules),
+    };
     for parsed in modules.clone() {
-        check_module(parsed, set.data, &mut graph, &mut problems);
+        check_module(parsed, &mut graph, &mut problems);
     }
     for parsed in modules.clone() {
-        check_rules(&parsed.module, &rules, set.purpose, &mut graph, &mut problems);
+        check_rules(&parsed.module, &rules, (set.purpose, &mocks), &mut graph, &mut problems);
     }
+    problems.extend(overlap::problems(modules.clone().map(|parsed| &parsed.module), set.data));
     problems.extend(conflict::problems(modules.clone().map(|parsed| &parsed.module)));
     problems.extend(graph.problems(set.depth));
     if let Some(decision) = set.decision {
@@ -99,7 +103,7 @@ pub(super) fn rules<'m>(modules: impl Iterator<Item = &'m Parsed>) -> Rules {
 }
 
 /// What concerns a module as a whole: its package, its imports, and its place in the graph.
-fn check_module<'a>(parsed: &'a Parsed, data: &Value, graph: &mut Graph<'a>, problems: &mut Vec<Problem>) {
+fn check_module<'a>(parsed: &'a Parsed, graph: &mut Graph<'a>, problems: &mut Vec<Problem>) {
     let module = &parsed.module;
     let package = names::package(module);
     let place = module.package.refr.span();
@@ -109,12 +113,6 @@ fn check_module<'a>(parsed: &'a Parsed, data: &Value, graph: &mut Graph<'a>, pro
         let text =
             format!("package `{}` lies outside the `roots` of the bundle's manifest; add it there or move it", package.join("."));
         problems.push(problem_at(Code::Roots, place, text));
-    }
-    if let Some(path) = data_at(data, &package) {
-        let text = format!(
-            "there is data at `data.{path}`, the path of this package, which the engine would mix with its rules; move the data elsewhere"
-        );
-        problems.push(problem_at(Code::DataUnderPackage, place, text));
     }
     for import in &module.imports {
         let path = constant_path(&import.refr).join(".");
@@ -181,21 +179,14 @@ fn check_imports(module: &Module, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Where data meets `package`: at it, or above it with something that is no object.
-fn data_at(data: &Value, package: &[String]) -> Option<String> {
-    let mut here = data;
-    for (index, part) in package.iter().enumerate() {
-        here = here.get(part)?;
-        let last = index + 1 == package.len();
-        if !here.is_object() || (last && here.as_object().is_some_and(|object| !object.is_empty())) {
-            return Some(package.iter().take(index + 1).map(String::as_str).collect::<Vec<_>>().join("."));
-        }
-    }
-    None
-}
-
 /// What concerns single rules: what they refer to, what they call, what they negate.
-fn check_rules(module: &Module, rules: &Rules, purpose: Purpose, graph: &mut Graph<'_>, problems: &mut Vec<Problem>) {
+fn check_rules(
+    module: &Module,
+    rules: &Rules,
+    (purpose, mocks): (Purpose, &Mocks),
+    graph: &mut Graph<'_>,
+    problems: &mut Vec<Problem>,
+) {
     let package = names::package(module);
     let names = Names::of(module, rules);
     for rule in &module.policy {
@@ -212,7 +203,7 @@ fn check_rules(module: &Module, rules: &Rules, purpose: Purpose, graph: &mut Gra
                 }
             }
             Seen::Call { function, arguments, takes_answer } => {
-                let arity = match resolve(function, &names, scopes) {
+                let arity = match names.callee(function, scopes) {
                     Callee::Rule(to) => match rules.get(&to) {
                         Some(RuleKind::Function(arity)) => {
                             graph.add_need(rules, &path, &to);
@@ -224,7 +215,7 @@ fn check_rules(module: &Module, rules: &Rules, purpose: Purpose, graph: &mut Gra
                         }
                     },
                     Callee::Builtin(name) => {
-                        problems.extend(check_builtin(function, &name));
+                        problems.extend(check_builtin(function, &name, mocks));
                         builtins::arity(&name).map(usize::from)
                     }
                 };
@@ -237,7 +228,7 @@ fn check_rules(module: &Module, rules: &Rules, purpose: Purpose, graph: &mut Gra
             }
             Seen::Statement(statement) => {
                 for with in &statement.with_mods {
-                    problems.extend(check_with(&with.refr, &names, scopes, rules, purpose));
+                    problems.extend(check_with(with, &names, scopes, purpose));
                 }
             }
         });
@@ -251,25 +242,11 @@ fn check_rules(module: &Module, rules: &Rules, purpose: Purpose, graph: &mut Gra
     }
 }
 
-enum Callee {
-    Rule(Path),
-    Builtin(String),
-}
-
-fn resolve(function: &Expr, names: &Names<'_>, scopes: &Scopes<'_>) -> Callee {
-    let path = constant_path(function);
-    let (first, rest) = path.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
-    match names.root(first, scopes) {
-        Root::Data(mut to) => {
-            to.extend_from_slice(rest);
-            Callee::Rule(to)
-        }
-        Root::Input | Root::Local => Callee::Builtin(path.join(".")),
-    }
-}
-
-fn check_builtin(function: &Expr, name: &str) -> Option<Problem> {
+fn check_builtin(function: &Expr, name: &str, mocks: &Mocks) -> Option<Problem> {
     if IO_BUILTINS.contains(&name) {
+        if mocks.replaces(name) {
+            return None;
+        }
         let text = format!("`{name}` would make calls wait for the network; put what it fetches into the data instead");
         return Some(problem_at(Code::IoBuiltin, function.span(), text));
     }
@@ -282,26 +259,30 @@ fn unknown_function(function: &Expr, name: &str) -> Problem {
     problem_at(Code::UnknownFunction, function.span(), text)
 }
 
-/// `with` may replace the input and documents. Replacing a function is for tests, and regorus and OPA differ in it.
-fn check_with(target: &Expr, names: &Names<'_>, scopes: &Scopes<'_>, rules: &Rules, purpose: Purpose) -> Option<Problem> {
-    let path = constant_path(target);
-    let name = path.join(".");
-    let is_function = match names.root(path.first()?, scopes) {
-        Root::Input => return None,
-        Root::Data(mut to) => {
-            to.extend(path.iter().skip(1).cloned());
-            matches!(rules.get(&to), Some(RuleKind::Function(_)))
+/// `with` may replace the input and documents, and in tests functions too.
+fn check_with(with: &WithModifier, names: &Names<'_>, scopes: &Scopes<'_>, purpose: Purpose) -> Option<Problem> {
+    let target = &with.refr;
+    let name = constant_path(target).join(".");
+    let callee = names.callee(target, scopes);
+    let wrong = |code, text| Some(problem_at(code, target.span(), text));
+    match (mocks::arity(&callee, names), &callee) {
+        (Some(_), _) if purpose == Purpose::Serve => wrong(
+            Code::FunctionMock,
+            format!("`with {name}` replaces a function, which only tests may do; pass what differs as an argument"),
+        ),
+        (Some(arity), _) => {
+            let other = mocks::arity(&names.named(&with.r#as, scopes)?, names).filter(|other| *other != arity)?;
+            wrong(
+                Code::Arity,
+                format!("`{name}` takes {arity} arguments and its replacement {other}; replace it by one that takes as many"),
+            )
         }
-        Root::Local if builtins::arity(&name).is_some() || IO_BUILTINS.contains(&name.as_str()) => true,
-        Root::Local => {
-            let text = format!("`with {name}` replaces nothing; name a path below `input` or `data`");
-            return Some(problem_at(Code::WithTarget, target.span(), text));
+        (None, Callee::Rule(_)) => None,
+        (None, Callee::Builtin(_)) if names.root(name.split('.').next().unwrap_or_default(), scopes) == Root::Input => None,
+        (None, Callee::Builtin(_)) => {
+            wrong(Code::WithTarget, format!("`with {name}` replaces nothing; name a path below `input` or `data`"))
         }
-    };
-    (is_function && purpose == Purpose::Serve).then(|| {
-        let text = format!("`with {name}` replaces a function, which only tests may do; pass what differs as an argument");
-        problem_at(Code::FunctionMock, target.span(), text)
-    })
+    }
 }
 
 fn check_decision(rules: &Rules, decision: &[String]) -> Option<Problem> {

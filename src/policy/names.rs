@@ -61,6 +61,14 @@ pub(super) enum Root {
     Local,
 }
 
+/// What a call calls.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Callee {
+    /// A function of the set, by its path below `data`.
+    Rule(Path),
+    Builtin(String),
+}
+
 impl<'r> Names<'r> {
     pub(super) fn of(module: &Module, rules: &'r Rules) -> Self {
         let package = package(module);
@@ -84,6 +92,11 @@ impl<'r> Names<'r> {
             .filter_map(|(path, _)| path.get(package.len()).cloned())
             .collect();
         Self { rules, package, imports, own }
+    }
+
+    /// The path of the module's package.
+    pub(super) fn package(&self) -> &[String] {
+        &self.package
     }
 
     /// Whether the package has a rule of this name, or the module an import.
@@ -120,13 +133,43 @@ impl<'r> Names<'r> {
 
     /// How many arguments the function of the set takes that is called so.
     pub(super) fn function(&self, function: &Expr) -> Option<usize> {
+        match self.callee(function, &Scopes::default()) {
+            Callee::Rule(path) => self.arity(&path),
+            Callee::Builtin(_) => None,
+        }
+    }
+
+    /// What is called by this name where `scopes` are the local names.
+    pub(super) fn callee(&self, function: &Expr, scopes: &Scopes<'_>) -> Callee {
         let path = constant_path(function);
-        let (first, rest) = path.split_first()?;
-        let Root::Data(mut to) = self.root(first, &Scopes::default()) else { return None };
-        to.extend_from_slice(rest);
-        match self.rules.get(&to) {
-            Some(RuleKind::Function(arity)) => Some(*arity),
-            _ => None,
+        let (first, rest) = path.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+        match self.root(first, scopes) {
+            Root::Data(mut to) => {
+                to.extend_from_slice(rest);
+                Callee::Rule(to)
+            }
+            Root::Input | Root::Local => Callee::Builtin(path.join(".")),
+        }
+    }
+
+    /// The function or rule that an expression names, if it is not computed, local, or part of the input.
+    pub(super) fn named(&self, expr: &Expr, scopes: &Scopes<'_>) -> Option<Callee> {
+        let (base, steps) = steps(expr);
+        let Expr::Var { span, .. } = base else { return None };
+        let is_document = !scopes.declares(span.text()) && self.root(span.text(), scopes) != Root::Input;
+        (is_document && steps.iter().all(|step| step.name().is_some())).then(|| self.callee(expr, scopes))
+    }
+
+    /// Whether there is a rule at the path below `data`, and which.
+    pub(super) fn kind(&self, path: &[String]) -> Option<RuleKind> {
+        self.rules.get(path).copied()
+    }
+
+    /// How many arguments the function at the path below `data` takes.
+    pub(super) fn arity(&self, path: &[String]) -> Option<usize> {
+        match self.kind(path) {
+            Some(RuleKind::Function(arity)) => Some(arity),
+            Some(RuleKind::Value) | None => None,
         }
     }
 

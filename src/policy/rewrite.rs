@@ -9,19 +9,52 @@ mod operator;
 mod pattern;
 mod print;
 
-use std::{collections::HashSet, fmt::Write};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt::Write,
+};
 
 use regorus::unstable::{Expr, Literal, LiteralStmt, Module, Query, Rule, RuleAssign, RuleBody, RuleHead, Span};
 
 use super::{
-    names::{Names, declared},
+    load::Purpose,
+    mocks::{Mocks, Replacement},
+    names::{self, Callee, Names, Path, Rules, Scopes, declared},
     problem::Problem,
-    tree::{comprehension, pattern_names, steps},
+    tree::{comprehension, constant_path, is_open, pattern_names, steps},
 };
 
+/// What the rewrite of one module must know of all of them.
+#[derive(Debug, Default)]
+pub(super) struct Whole {
+    pub(super) mocks: Mocks,
+    /// The constant beginnings of names that are computed in part.
+    open: BTreeSet<Path>,
+}
+
+impl Whole {
+    pub(super) fn of<'m>(modules: impl Iterator<Item = &'m Module> + Clone, rules: &Rules, purpose: Purpose) -> Self {
+        let mut open = BTreeSet::new();
+        for module in modules.clone() {
+            let package = names::package(module);
+            open.extend(module.policy.iter().filter(|rule| is_open(rule)).map(|rule| names::rule_path(&package, rule)));
+        }
+        let mocks = match purpose {
+            Purpose::Serve => Mocks::default(),
+            Purpose::Test => Mocks::of(modules, rules),
+        };
+        Self { mocks, open }
+    }
+}
+
 /// The text of a module as the engine shall read it. `text` is what `module` was parsed from.
-pub(super) fn rewrite<'a>(module: &'a Module, text: &'a str, names: &'a Names<'a>) -> Result<String, Vec<Problem>> {
-    let mut rewriter = Rewriter::new(text, names, module.rego_v1);
+pub(super) fn rewrite<'a>(
+    module: &'a Module,
+    text: &'a str,
+    names: &'a Names<'a>,
+    whole: &'a Whole,
+) -> Result<String, Vec<Problem>> {
+    let mut rewriter = Rewriter::new(text, names, whole, module.rego_v1);
     for rule in &module.policy {
         rewriter.rule(rule);
     }
@@ -38,6 +71,7 @@ struct Edit {
 struct Rewriter<'a> {
     text: &'a str,
     names: &'a Names<'a>,
+    whole: &'a Whole,
     rego_v1: bool,
     /// Names that are local where the rewriter stands, innermost scope last.
     locals: Vec<HashSet<&'a str>>,
@@ -53,6 +87,8 @@ struct Rewriter<'a> {
     before: Vec<String>,
     /// The `with` of the statement at hand.
     with: String,
+    /// The step of the head at hand that is computed by us, and its variable.
+    opened: Option<(&'a Expr, String)>,
     /// Whether what is printed is a term of a head or comprehension.
     in_term: bool,
     edits: Vec<Edit>,
@@ -60,7 +96,7 @@ struct Rewriter<'a> {
 }
 
 impl<'a> Rewriter<'a> {
-    fn new(text: &'a str, names: &'a Names<'a>, rego_v1: bool) -> Self {
+    fn new(text: &'a str, names: &'a Names<'a>, whole: &'a Whole, rego_v1: bool) -> Self {
         let mut prefix = "__v".to_owned();
         while text.contains(&prefix) {
             prefix.push('_');
@@ -68,6 +104,7 @@ impl<'a> Rewriter<'a> {
         Self {
             text,
             names,
+            whole,
             rego_v1,
             locals: Vec::new(),
             prefix,
@@ -76,6 +113,7 @@ impl<'a> Rewriter<'a> {
             line: None,
             before: Vec::new(),
             with: String::new(),
+            opened: None,
             in_term: false,
             edits: Vec::new(),
             problems: Vec::new(),
@@ -118,12 +156,15 @@ impl<'a> Rewriter<'a> {
         let extent = self.extent(span, false);
         self.replace(extent, span.line, |this| {
             this.in_term = true;
+            let (RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. }) = head;
+            this.opened = this.opened_step(refr).map(|step| (step, this.variable()));
             let mut text = match head {
                 RuleHead::Compr { refr, assign, .. } => this.head_reference(refr) + &this.assign(assign.as_ref(), bodies.len()),
                 RuleHead::Set { refr, key: None, .. } => this.head_reference(refr),
                 RuleHead::Set { refr, key: Some(key), .. } => {
-                    let after = this.text.get(refr.span().end as usize..).unwrap_or_default().trim_start();
-                    let bracketed = !after.starts_with("contains");
+                    let after = this.text.get(refr.span().end as usize..).unwrap_or_default();
+                    // The span may leave the bracket out that it ends with.
+                    let bracketed = !after.trim_start_matches(|c: char| c == ']' || c.is_whitespace()).starts_with("contains");
                     let is_fixed = !print::is_scalar(key) || steps(refr).1.iter().all(|step| step.name().is_some());
                     let refr = this.head_reference(refr);
                     let mut key = this.top(key);
@@ -142,6 +183,11 @@ impl<'a> Rewriter<'a> {
                 }
             };
             this.in_term = false;
+            if let Some((step, variable)) = this.opened.take() {
+                this.changes += 1;
+                let name = constant_path(step).pop().unwrap_or_default();
+                prologue = format!("{variable} := {}", serde_json::Value::from(name));
+            }
             epilogue = std::mem::take(&mut this.before).join("; ");
             if bodies.is_empty() && !(prologue.is_empty() && epilogue.is_empty()) {
                 let _ = write!(text, "{} {{ {} }}", this.condition(), joined([&prologue, &epilogue]));
@@ -152,8 +198,40 @@ impl<'a> Rewriter<'a> {
         (prologue, epilogue)
     }
 
+    /// The step of a rule's name that must be computed, since one beside it is: the engine passes over the rule with the
+    /// computed name where it has one with the plain name.
+    fn opened_step(&self, refr: &'a Expr) -> Option<&'a Expr> {
+        let names: Vec<_> = constant_path(refr);
+        let package = self.names.package();
+        let mut path = package.to_vec();
+        let mut at = None;
+        for (index, name) in names.into_iter().enumerate() {
+            if index > 0 && self.whole.open.contains(&path) {
+                at = Some(index);
+                break;
+            }
+            path.push(name);
+        }
+        // The step is the reference that ends with it.
+        let mut refr = refr;
+        for _ in at?..steps(refr).1.len() {
+            refr = match refr {
+                Expr::RefDot { refr, .. } | Expr::RefBrack { refr, .. } => refr,
+                _ => return None,
+            };
+        }
+        Some(refr)
+    }
+
     /// The name of a rule; what is in its brackets is printed as the terms that they are.
     fn head_reference(&mut self, expr: &'a Expr) -> String {
+        if let Some((step, variable)) = &self.opened
+            && std::ptr::eq(*step, expr)
+            && let Expr::RefDot { refr, .. } | Expr::RefBrack { refr, .. } = expr
+        {
+            let variable = variable.clone();
+            return format!("{}[{variable}]", self.head_reference(refr));
+        }
         match expr {
             Expr::RefDot { refr, field, .. } => self.head_reference(refr) + "." + field.0.text(),
             Expr::RefBrack { refr, index, .. } => {
@@ -260,7 +338,28 @@ impl<'a> Rewriter<'a> {
 
     /// Whether a bare name is a reference to the input, a rule or an import, which may be undefined.
     fn is_global(&self, name: &str) -> bool {
-        !self.locals.iter().any(|scope| scope.contains(name)) && self.names.leads_to_document(name)
+        !self.is_local(name) && self.names.leads_to_document(name)
+    }
+
+    /// The wrapper of a function that tests replace, and how many arguments the function takes.
+    fn wrapper(&self, function: &Expr) -> Option<(String, usize)> {
+        let is_local = matches!(steps(function).0, Expr::Var { span, .. } if self.is_local(span.text()));
+        let callee = match self.names.callee(function, &Scopes::default()) {
+            Callee::Rule(_) if is_local => return None,
+            callee => callee,
+        };
+        self.whole.mocks.wrapper(callee, self.names)
+    }
+
+    fn replacement(&self, value: &Expr, arity: usize) -> Replacement {
+        match steps(value).0 {
+            Expr::Var { span, .. } if self.is_local(span.text()) => Replacement::Value,
+            _ => self.whole.mocks.replacement(value, arity, self.names, &Scopes::default()),
+        }
+    }
+
+    fn is_local(&self, name: &str) -> bool {
+        self.locals.iter().any(|scope| scope.contains(name))
     }
 
     /// Prints on one line.
@@ -318,6 +417,15 @@ impl<'a> Rewriter<'a> {
     fn with(&mut self, statement: &'a LiteralStmt) -> String {
         let mut text = String::new();
         for with in &statement.with_mods {
+            if let Some((wrapper, arity)) = self.wrapper(&with.refr) {
+                self.changes += 1;
+                let value = match self.replacement(&with.r#as, arity) {
+                    Replacement::Wrapper(name) => name,
+                    Replacement::Value => self.flat(|this| this.operand(&with.r#as, "")),
+                };
+                let _ = write!(text, " with {wrapper} as {value}");
+                continue;
+            }
             let target = self.flat(|this| this.expr(&with.refr));
             let value = if self.replaces_document(&with.refr) {
                 self.flat(|this| this.operand(&with.r#as, ""))

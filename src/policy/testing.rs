@@ -27,7 +27,7 @@ use super::{
     check::Parsed,
     engine::{self, answer::to_json},
     load::{self, Purpose, Sources},
-    names,
+    mocks, names,
     problem::LoadError,
     tree::{Step, head, steps},
 };
@@ -339,7 +339,7 @@ fn note(engine: &Engine, lines: &Mutex<Lines>, plan: &Plan) {
     }
     let Ok(report) = engine.get_coverage_report() else { return };
     let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-    for file in report.files {
+    for file in report.files.into_iter().filter(|file| file.path != mocks::PACKAGE) {
         let (covered, missed) = lines.entry(file.path).or_default();
         covered.extend(file.covered);
         missed.extend(file.not_covered);

@@ -14,6 +14,11 @@ pub(super) fn head(rule: &Rule) -> &Expr {
     }
 }
 
+/// Whether the name of a rule is computed in part.
+pub(super) fn is_open(rule: &Rule) -> bool {
+    steps(head(rule)).1.iter().any(|step| step.name().is_none())
+}
+
 /// One step of a reference, `.name` or `[index]`.
 pub(super) enum Step<'a> {
     Name(&'a str),

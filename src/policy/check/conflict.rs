@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use regorus::unstable::{Expr, Module, Rule, RuleHead, Span};
+use regorus::unstable::{Module, Rule, RuleHead, Span};
 
 use crate::policy::{
     names::{self, Path},
     problem::{Code, Problem, problem_at},
-    tree::{Step, head, steps},
+    tree,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ struct Entry<'a> {
     is_default: bool,
     /// The head ends in a computed step, so that the rule is one of several values below its path.
     is_open: bool,
+    /// How many parts of its path are the package's.
+    package: usize,
     place: &'a Span,
 }
 
@@ -31,7 +33,7 @@ pub(super) fn problems<'a>(modules: impl Iterator<Item = &'a Module> + Clone) ->
     for module in modules.clone() {
         let package = names::package(module);
         for rule in &module.policy {
-            rules.entry(names::rule_path(&package, rule)).or_default().push(entry(rule));
+            rules.entry(names::rule_path(&package, rule)).or_default().push(entry(rule, package.len()));
         }
     }
     let packages: BTreeMap<Path, &Span> = modules.map(|module| (names::package(module), module.package.refr.span())).collect();
@@ -57,14 +59,17 @@ pub(super) fn problems<'a>(modules: impl Iterator<Item = &'a Module> + Clone) ->
 }
 
 /// A rule with a plain name below one with a computed name. Whoever reads the plain name gets its rule alone from the
-/// engine, and in OPA what both of them say.
+/// engine, and in OPA what both of them say. `rewrite` computes the plain name too, where that can be done.
 fn passed_over(rules: &BTreeMap<Path, Vec<Entry<'_>>>, path: &Path) -> Option<Problem> {
-    let (name, others) = below(rules, path).find(|(name, _)| name.len() > path.len())?;
+    let is_fixed =
+        |entry: &&Entry<'_>| entry.is_default || matches!(entry.kind, Kind::Function(_)) || entry.package >= path.len();
+    let mut others = below(rules, path).filter(|(name, _)| name.len() > path.len());
+    let (name, other) = others.find_map(|(name, entries)| Some((name, entries.iter().find(is_fixed)?)))?;
     let text = format!(
-        "`data.{}` stands beside a rule whose name is computed, which the engine passes over; compute this name too: `p[k] := v if k := …`",
+        "`data.{}` stands beside a rule whose name is computed, which the engine passes over; give one of them another name",
         name.join(".")
     );
-    others.first().map(|other| problem_at(Code::Unsupported, other.place, text))
+    Some(problem_at(Code::Unsupported, other.place, text))
 }
 
 /// What a map has at a path and below.
@@ -72,13 +77,13 @@ fn below<'m, T>(map: &'m BTreeMap<Path, T>, path: &'m Path) -> impl Iterator<Ite
     map.range(path.clone()..).take_while(move |(other, _)| other.starts_with(path))
 }
 
-fn entry(rule: &Rule) -> Entry<'_> {
+fn entry(rule: &Rule, package: usize) -> Entry<'_> {
     let place = rule.span();
-    let is_open = steps(head(rule)).1.iter().any(|step| matches!(step, Step::Index(index) if !is_constant(index)));
+    let is_open = tree::is_open(rule);
     match rule {
         Rule::Default { args, .. } => {
             let kind = if args.is_empty() { Kind::Value } else { Kind::Function(args.len()) };
-            Entry { kind, is_default: true, is_open, place }
+            Entry { kind, is_default: true, is_open, package, place }
         }
         Rule::Spec { head, .. } => {
             let kind = match head {
@@ -86,13 +91,9 @@ fn entry(rule: &Rule) -> Entry<'_> {
                 RuleHead::Set { .. } => Kind::Set,
                 RuleHead::Func { args, .. } => Kind::Function(args.len()),
             };
-            Entry { kind, is_default: false, is_open, place }
+            Entry { kind, is_default: false, is_open, package, place }
         }
     }
-}
-
-fn is_constant(index: &Expr) -> bool {
-    matches!(index, Expr::String { .. } | Expr::RawString { .. })
 }
 
 /// The conflicts of rules with one path.

@@ -167,8 +167,8 @@ impl<'a> Safety<'a, '_> {
 
     /// Whether a statement finds its variables in `safe`, which takes those that it binds; else the first it misses.
     fn statement(&self, statement: &'a LiteralStmt, known: &Set<'a>, safe: &mut Set<'a>) -> Result<(), &'a Span> {
-        for with in &statement.with_mods {
-            self.value(&with.r#as, known, Brackets::Bind, safe)?;
+        for value in with_values(statement) {
+            self.value(value, known, Brackets::Bind, safe)?;
         }
         match &statement.literal {
             Literal::SomeVars { .. } => Ok(()),
@@ -381,8 +381,16 @@ fn expressions(statement: &LiteralStmt) -> Vec<&Expr> {
         },
         Literal::Every { domain, .. } => vec![domain],
     };
-    found.extend(statement.with_mods.iter().map(|with| with.r#as.as_ref()));
+    found.extend(with_values(statement));
     found
+}
+
+/// What a statement's `with` put in place, without the built-in functions that replace others.
+fn with_values(statement: &LiteralStmt) -> impl Iterator<Item = &Expr> {
+    statement.with_mods.iter().map(|with| with.r#as.as_ref()).filter(|value| {
+        let is_name = matches!(value, Expr::Var { .. } | Expr::RefDot { .. });
+        !is_name || builtins::arity(&constant_path(value).join(".")).is_none()
+    })
 }
 
 /// The first variable that `wanted` finds, comprehensions included.

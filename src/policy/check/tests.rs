@@ -88,16 +88,23 @@ fn what_only_looks_costly_passes() {
 }
 
 #[test]
-fn data_and_packages_stay_apart() {
+fn data_hides_no_rule_and_is_not_large_beside_rules() {
+    let keys = |count: u32| (0..count).map(|n| (n.to_string(), json!(n))).collect::<serde_json::Map<_, _>>();
     for (data, refused) in [
-        (json!({"t": {"x": 1}}), true),
-        (json!({"t": {"allow": true}}), true),
-        (json!({"t": 1}), true),
-        (json!({"t": {}}), false),
-        (json!({"tt": {"x": 1}, "u": {"t": 2}}), false),
+        (json!({"t": {"x": 1}}), None),
+        (json!({"t": {"p": 1}}), Some(3)),
+        (json!({"t": {"q": {"r": 1}}}), Some(4)),
+        (json!({"t": {"q": {"s": 1}}}), None),
+        (json!({"t": {"q": 1}}), Some(4)),
+        (json!({"t": 1}), Some(1)),
+        (json!({"t": {}}), None),
+        (json!({"tt": {"x": 1}, "u": {"t": 2}}), None),
+        (json!({"t": keys(1001)}), Some(1)),
+        (json!({"t": keys(1000), "u": keys(2000)}), None),
+        (json!({"t": {"x": keys(1001)}}), None),
     ] {
-        let found = found("p := data.u", &data);
-        assert_eq!(found.contains(&(Code::DataUnderPackage, 1)), refused, "{data}: {found:?}");
+        let found = found("p := data.u\nq.r := 1", &data);
+        assert_eq!(found, refused.map(|line| (Code::DataUnderPackage, line)).into_iter().collect::<Vec<_>>(), "{data}");
     }
 }
 

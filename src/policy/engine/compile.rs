@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use regorus::{Engine, PolicyLengthConfig, Rc, Source, Value, unstable::Parser};
+use regorus::{
+    Engine, PolicyLengthConfig, Rc, Source, Value,
+    unstable::{Module, Parser},
+};
 
 use super::{bytecode::Bytecode, run};
 use crate::{
@@ -18,10 +21,11 @@ use crate::{
         builtins::{self, Errors},
         check::{self, Parsed},
         load::{self, Purpose, Sources},
+        mocks,
         names::{self, Names, RuleKind, Rules},
         problem::{Code, LoadError, Problem, Severity},
         rewrite::{
-            self,
+            self, Whole,
             lexical::{self, Lowered},
         },
     },
@@ -203,7 +207,7 @@ fn front(
     depth: u32,
     purpose: Purpose,
 ) -> Result<Front, LoadError> {
-    let Sources { modules, data, .. } = sources;
+    let Sources { modules, mut data, .. } = sources;
     let mut problems = Vec::new();
     let mut units = Vec::with_capacity(modules.len());
     for module in modules {
@@ -224,14 +228,40 @@ fn front(
     if findings.iter().any(|problem| problem.severity() == Severity::Error) {
         return Err(LoadError { problems: findings });
     }
-    let modules = rewrite_all(&units)?;
+    let modules = rewrite_all(&units, purpose)?;
+    units.iter().for_each(|unit| define_packages(&unit.parsed.module, &mut data));
     Ok(Front { units, modules, data, findings })
+}
+
+/// Puts an empty object where OPA has one whether or not a rule below it is defined: at the path of the package, and above
+/// each rule. Nothing else is there; the checks made sure.
+fn define_packages(module: &Module, data: &mut serde_json::Value) {
+    let package = names::package(module);
+    define(data, &package);
+    for rule in &module.policy {
+        if let Some((_, above)) = names::rule_path(&package, rule).split_last() {
+            define(data, above);
+        }
+    }
+}
+
+fn define(data: &mut serde_json::Value, path: &[String]) {
+    let mut here = data;
+    for part in path {
+        let serde_json::Value::Object(fields) = here else { return };
+        here = fields.entry(part.as_str()).or_insert_with(|| serde_json::Value::Object(serde_json::Map::new()));
+    }
 }
 
 /// An engine with all that a policy set goes through, for queries of OPA's suite.
 #[cfg(test)]
-pub(in crate::policy) fn prepare(sources: Sources, rego: RegoVersion, errors: Errors) -> Result<Engine, LoadError> {
-    let Front { units, modules, data, .. } = front(sources, rego, None, 200, Purpose::Serve)?;
+pub(in crate::policy) fn prepare(
+    sources: Sources,
+    rego: RegoVersion,
+    errors: Errors,
+    purpose: Purpose,
+) -> Result<Engine, LoadError> {
+    let Front { units, modules, data, .. } = front(sources, rego, None, 200, purpose)?;
     let rules = check::rules(units.iter().map(|unit| &unit.parsed));
     let mut engine = build(modules, data, rego, errors)?;
     if let Some(path) = rules.keys().next() {
@@ -246,12 +276,13 @@ pub(in crate::policy) fn prepare(sources: Sources, rego: RegoVersion, errors: Er
 }
 
 /// Every module as the engine shall read it: its name and its text.
-fn rewrite_all(units: &[Unit]) -> Result<Vec<(String, String)>, LoadError> {
+fn rewrite_all(units: &[Unit], purpose: Purpose) -> Result<Vec<(String, String)>, LoadError> {
     let rules = check::rules(units.iter().map(|unit| &unit.parsed));
+    let whole = Whole::of(units.iter().map(|unit| &unit.parsed.module), &rules, purpose);
     let (mut modules, mut problems) = (Vec::with_capacity(units.len()), Vec::new());
     for Unit { name, lowered, parsed, .. } in units {
         let names = Names::of(&parsed.module, &rules);
-        match rewrite::rewrite(&parsed.module, &lowered.text, &names) {
+        match rewrite::rewrite(&parsed.module, &lowered.text, &names, &whole) {
             // What was printed is as safe to parse as what was written, but that is cheap to make sure of.
             Ok(text) => match source(name, &text) {
                 Ok(_) => modules.push((name.clone(), text)),
@@ -260,6 +291,7 @@ fn rewrite_all(units: &[Unit]) -> Result<Vec<(String, String)>, LoadError> {
             Err(found) => problems.extend(found),
         }
     }
+    modules.extend(whole.mocks.module().map(|text| (mocks::PACKAGE.to_owned(), text)));
     if problems.is_empty() {
         return Ok(modules);
     }

@@ -126,9 +126,9 @@ codes! {
     /// `with` for what is neither the input, a document nor a function.
     WithTarget => "with_target", Error, "refuses it: rego_type_error, with keyword target must reference existing input, data, or a function",
         "nothing would be replaced", "name a path below `input` or `data`";
-    /// Data at or below the path of a package.
-    DataUnderPackage => "data_under_package", Error, "refuses what meets a rule, and mixes the rest", "data would hide rules, and be copied for each call",
-        "keep data and packages at paths of their own";
+    /// Data at the path of a rule, or too much of it beside rules.
+    DataUnderPackage => "data_under_package", Error, "refuses what meets a rule, and mixes the rest", "data would hide rules, or be copied for each call",
+        "keep large data and packages at paths of their own";
     /// A variable that nothing binds.
     UnsafeVariable => "unsafe_variable", Error, "refuses it: rego_unsafe_var_error", "the rule would be undefined, or loop over everything",
         "bind the variable before it is read, or correct its name";
@@ -174,6 +174,9 @@ codes! {
     /// A variable that is assigned and never read.
     UnusedVariable => "unused_variable", Warning, "refuses it in strict mode", "nothing; often it is a name misspelt",
         "remove it, or name it `_`";
+    /// Much data beside rules.
+    DataBesideRules => "data_beside_rules", Warning, "answers with both", "each call copies the keys, which takes time",
+        "move the data one key deeper: `data.authz.users.…` in the place of `data.authz.…`";
     /// An import that nothing uses.
     UnusedImport => "unused_import", Warning, "refuses it in strict mode", "nothing; often it is a name misspelt", "remove the import";
     /// A variable with the name of a rule or an import.

@@ -40,8 +40,8 @@ impl<'a> Rewriter<'a> {
     }
 
     fn applied(&mut self, function: &'a Expr, params: &'a [Ref<Expr>], with: &str) -> String {
-        let name = self.expr(function);
-        format!("{name}({})", self.operands(params, with))
+        let (name, first) = self.function(function, params.is_empty());
+        format!("{name}({first}{})", self.operands(params, with))
     }
 
     fn operands(&mut self, exprs: &'a [Ref<Expr>], with: &str) -> String {

@@ -21,8 +21,8 @@ impl<'a> Rewriter<'a> {
             Expr::Call { fcn, params, .. } => match self.output(fcn, params) {
                 Some((output, inputs)) => {
                     self.changes += 1;
-                    let (function, output) = (self.expr(fcn), self.expr(output));
-                    format!("{output} = {function}({}){with}", self.list(inputs))
+                    let ((function, first), output) = (self.function(fcn, inputs.is_empty()), self.expr(output));
+                    format!("{output} = {function}({first}{}){with}", self.list(inputs))
                 }
                 None => self.top(expr) + with,
             },
@@ -34,9 +34,10 @@ impl<'a> Rewriter<'a> {
     fn output(&self, function: &Expr, params: &'a [Ref<Expr>]) -> Option<(&'a Expr, &'a [Ref<Expr>])> {
         let path = constant_path(function);
         let is_ours = path.first().is_some_and(|root| !self.is_global(root));
-        let arity = builtins::added_arity(&path.join(".")).filter(|_| is_ours)?;
+        let added = || builtins::added_arity(&path.join(".")).filter(|_| is_ours).map(usize::from);
+        let arity = self.wrapper(function).map(|(_, arity)| arity).or_else(added)?;
         let (output, inputs) = params.split_last()?;
-        (inputs.len() == usize::from(arity)).then_some((output.as_ref(), inputs))
+        (inputs.len() == arity).then_some((output.as_ref(), inputs))
     }
 
     fn assignment_statement(&mut self, op: &AssignOp, lhs: &'a Expr, rhs: &'a Expr, with: &str) -> String {

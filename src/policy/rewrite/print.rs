@@ -155,13 +155,36 @@ impl<'a> Rewriter<'a> {
     }
 
     fn call(&mut self, function: &'a Expr, params: &'a [Ref<Expr>]) -> String {
-        let name = self.expr(function);
         match params {
             [whole] if collection::is_walk(function) => {
                 let whole = self.flat(|this| this.expr(whole));
                 self.walked(&whole)
             }
-            _ => format!("{name}({})", self.list(params)),
+            _ => {
+                let (name, first) = self.function(function, params.is_empty());
+                format!("{name}({first}{})", self.list(params))
+            }
+        }
+    }
+
+    /// What is called, and the argument that is put before the others: a wrapper takes one even where its function
+    /// takes none.
+    pub(super) fn function(&mut self, function: &'a Expr, is_last: bool) -> (String, &'static str) {
+        match self.wrapper(function) {
+            Some((wrapper, arity)) => {
+                self.changes += 1;
+                (
+                    self.sync(function.span()) + &wrapper,
+                    if arity > 0 {
+                        ""
+                    } else if is_last {
+                        "0"
+                    } else {
+                        "0, "
+                    },
+                )
+            }
+            None => (self.expr(function), ""),
         }
     }
 

@@ -18,7 +18,8 @@ fn rewritten(rego: &str) -> String {
     let parsed = Parsed { module: parser.parse().unwrap(), roots: None };
     let rules = check::rules([&parsed].into_iter());
     let names = Names::of(&parsed.module, &rules);
-    let text = rewrite(&parsed.module, &lowered, &names).unwrap_or_else(|problems| panic!("{rego}: {problems:?}"));
+    let whole = Whole::of([&parsed.module].into_iter(), &rules, Purpose::Test);
+    let text = rewrite(&parsed.module, &lowered, &names, &whole).unwrap_or_else(|problems| panic!("{rego}: {problems:?}"));
     assert_eq!(text.matches('\n').count(), lowered.matches('\n').count(), "{text}");
     text.strip_prefix("package t\n").unwrap().to_owned()
 }
@@ -95,7 +96,22 @@ fn what_the_engine_reads_otherwise_is_rewritten() {
         ("p := {input.xs[_] | true}", "p := {__v1 | true; __v1 := input.xs[_]}"),
         ("p if { some x in [1]; y := x; not input.m[y] }", "p if { some x in [1]; y := [x][0]; not input.m[[y][0]] }"),
         ("f(x) if { y := x; not input.m[x] }", "f(x) if { y := x; not input.m[x] }"),
+        ("p.q.r := 1\np[x].r := x if x := input.x", "p[__v1].r := 1 if { __v1 := \"q\" }\np[x].r := x if x := input.x"),
+        (
+            "o.s[x][x] contains x if some x in [1]\no[x][x] contains x if x := 2",
+            "o[__v1][x][x] contains x if { __v1 := \"s\"; some x in [1] }\no[x][x] contains x if x := 2",
+        ),
         ("p := [\n\tinput.a - 1,\n\tinput.b,\n]", "p := [\ninternal.sub(input.a, 1), \ninput.b]\n"),
+        (
+            "test_a if { not f(input.x) with f as g }\nf(x) := x\ng(x) := f(x)",
+            "test_a if { __v1 := input.x with data.doorward_mocks.f0 as data.doorward_mocks.f1; \
+             not data.doorward_mocks.f0(__v1) with data.doorward_mocks.f0 as data.doorward_mocks.f1 }\n\
+             f(x) := x\ng(x) := data.doorward_mocks.f0(x)",
+        ),
+        (
+            "test_a if { time.now_ns(n); n == 1 with time.now_ns as input.now }",
+            "test_a if { n = data.doorward_mocks.f0(0); __v1 := input.now; n == 1 with data.doorward_mocks.f0 as __v1 }",
+        ),
     ] {
         assert_eq!(rewritten(rego), text, "{rego}");
     }

@@ -36,6 +36,41 @@ fn only_the_value_true_passes() {
 }
 
 #[test]
+fn tests_replace_functions_as_in_opa() {
+    let library = "package lib\nf(x) := x + 1\nuses(x) := f(x)\nsize(x) := count(x)\nnow := time.now_ns()\n\
+                   sum(x) := crypto.sha256(x)\n";
+    let asking = "owner := http.send({\"url\": \"http://x\"}).body.owner\n";
+    for (rule, outcome) in [
+        // Wherever it is called, by whatever name.
+        ("test_x if { lib.uses(1) == 10 with data.lib.f as g }", Outcome::Pass),
+        ("test_x if { lib.uses(1) == 10 with lib.f as data.p.g }", Outcome::Pass),
+        ("test_x if { f(1) == 5 with lib.f as g }\nf(_) := 5", Outcome::Pass),
+        ("test_x if { lib.size([1, 2]) == 20 with count as h }\nh(x) := count(x) * 10", Outcome::Pass),
+        ("test_x if { lib.now == 7 with time.now_ns as 7 }", Outcome::Pass),
+        ("test_x if { lib.now == 7 with time.now_ns as seven }\nseven := 7", Outcome::Pass),
+        (
+            "test_x if { lib.owner == \"ann\" with http.send as answer }\nanswer(_) := {\"body\": {\"owner\": \"ann\"}}",
+            Outcome::Pass,
+        ),
+        ("test_x if { lib.sum(\"a\") == 3 with crypto.sha256 as 3 }", Outcome::Pass),
+        ("test_x if { lib.uses([1, 2]) == 2 with lib.f as count }", Outcome::Pass),
+        // OPA binds the operand first, and neither negation holds.
+        ("test_x if { not lib.uses(input.missing) with lib.f as g }", Outcome::Fail),
+        ("test_x if { not lib.uses(1) with lib.f as input.missing }", Outcome::Fail),
+        ("test_x if { not lib.uses(1) with lib.f as false }", Outcome::Pass),
+        // What replaces is not itself replaced.
+        ("test_x if { lib.uses(1) == 2 with lib.f as again }\nagain(x) := lib.f(x)", Outcome::Pass),
+        // Not replaced here, and never asked over the network.
+        ("test_x if { not lib.owner }\ntest_y if { lib.now with http.send as 1 }", Outcome::Error),
+    ] {
+        let text = format!("package p\nimport data.lib\ng(x) := x * 10\n{rule}\n");
+        let library = format!("{library}{}", if rule.contains("http.send") { asking } else { "" });
+        let result = report(&[("lib.rego", &library), ("p_test.rego", &text)], false).results.remove(0);
+        assert_eq!(result.outcome, outcome, "{rule}: {result:?}");
+    }
+}
+
+#[test]
 fn tests_of_one_name_are_tests_of_their_own() {
     let results = report(&[("p_test.rego", "package p\ntest_x if true\ntest_x if false\n")], false).results;
     let found: Vec<_> = results.iter().map(|result| (result.name.as_str(), result.outcome)).collect();

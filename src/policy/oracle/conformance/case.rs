@@ -21,8 +21,9 @@ use crate::{
     policy::{
         builtins::{Errors, context},
         engine::{self, CHECK_INTERVAL},
+        load::Purpose,
         oracle::{canonical, sources},
-        problem::Code,
+        problem::{Code, LoadError},
     },
 };
 
@@ -126,9 +127,16 @@ impl Case {
         let written = &self.written;
         let data = written.data.clone().unwrap_or_else(|| Json::Object(Map::new()));
         let modules = written.modules.iter().enumerate().map(|(index, text)| (format!("test-{index}.rego"), text.clone()));
-        let sources = sources(modules.chain([("query.rego".to_owned(), self.wrapper())]), data);
+        let modules: Vec<_> = modules.chain([("query.rego".to_owned(), self.wrapper())]).collect();
         let errors = if written.strict_error { Errors::Strict } else { Errors::Undefined };
-        let mut engine = match engine::prepare(sources, self.rego, errors) {
+        let prepare = |purpose| engine::prepare(sources(modules.clone(), data.clone()), self.rego, errors, purpose);
+        // What replaces functions is for tests, and loads as they do.
+        let replaces = |error: &LoadError| error.problems.iter().any(|problem| problem.code == Code::FunctionMock);
+        let loaded = match prepare(Purpose::Serve) {
+            Err(error) if replaces(&error) => prepare(Purpose::Test),
+            loaded => loaded,
+        };
+        let mut engine = match loaded {
             Ok(engine) => engine,
             Err(error) => {
                 let Some(problem) = error.problems.into_iter().next() else { return Outcome::Panic("no problem".to_owned()) };
@@ -178,17 +186,34 @@ impl Case {
         }
     }
 
+    /// The query, where it is about all of `data` without the package of ours.
+    fn query(&self) -> String {
+        static PACKAGE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?m)^package ([A-Za-z_]\w*)").unwrap());
+        let Written { query, modules, data, .. } = &self.written;
+        if query != "data = x" {
+            return query.clone();
+        }
+        let packages = modules.iter().filter_map(|module| PACKAGE.captures(module)).map(|found| found[1].to_owned());
+        let documents = data.iter().filter_map(Json::as_object).flat_map(Map::keys).cloned();
+        let names: BTreeSet<_> = packages.chain(documents).collect();
+        let fields: Vec<_> = names.iter().map(|name| format!("\"{name}\": data.{name}")).collect();
+        format!("x = {{{}}}", fields.join(", "))
+    }
+
     /// The query as a rule whose elements are the bindings of its variables.
     fn wrapper(&self) -> String {
         static WORD: LazyLock<Regex> =
-            LazyLock::new(|| Regex::new(r#""(?:\\.|[^"\\])*"|`[^`]*`|[.\]]?\s*[A-Za-z_][A-Za-z0-9_]*\s*\(?"#).unwrap());
+            LazyLock::new(|| Regex::new(r#""(?:\\.|[^"\\])*"|`[^`]*`|[.\]]?\s*[A-Za-z_][A-Za-z0-9_.]*\s*\(?"#).unwrap());
         const NO_VARIABLES: [&str; 14] =
             ["data", "input", "true", "false", "null", "with", "as", "in", "not", "some", "every", "if", "contains", "_"];
-        let query = self.written.query.trim();
+        let query = self.query();
+        let query = query.trim();
+        // What a template string reads is bound before it.
         let names: BTreeSet<_> = WORD
-            .find_iter(query)
+            .find_iter(query.split("$\"").next().unwrap_or_default())
             .map(|word| word.as_str().trim())
             .filter(|word| word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && !word.ends_with('('))
+            .map(|word| word.split('.').next().unwrap_or_default())
             .filter(|word| !NO_VARIABLES.contains(word))
             .collect();
         let fields: Vec<_> = names.iter().map(|name| format!("\"{name}\": {name}")).collect();

@@ -8,7 +8,10 @@ pub(super) struct Exception {
     pub(super) reason: &'static str,
 }
 
-pub(super) const EXCEPTIONS: &[Exception] = &[];
+pub(super) const EXCEPTIONS: &[Exception] = &[Exception {
+    note: "withkeyword/builtin-builtin: arity 0",
+    reason: "the suite runs without a runtime, so that `opa.runtime()` is empty; here, as under `opa run`, there is one",
+}];
 
 pub(super) fn find(case: &str) -> Option<&'static Exception> {
     let note = case.split_once('/').map_or(case, |(_, note)| note);

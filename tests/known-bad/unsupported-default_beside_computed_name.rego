@@ -3,6 +3,6 @@ package authz
 
 deny[rule] := input.denied[rule] if some rule, _ in input.denied
 
-deny.locked := true if input.locked
+default deny.locked := false
 
 allow if not deny.locked
