@@ -1,6 +1,7 @@
 //! The command line: one file a command in `cli/`. Exit codes: 0 done (or allowed), 1 failed, 2 denied, 3 invalid
 //! (a command line, configuration or policy that cannot be used).
 
+mod bench;
 mod check;
 mod completion;
 mod config;
@@ -72,6 +73,8 @@ enum Command {
     Check(check::Args),
     /// Ask a policy one question: the decision, and all that took part in it
     Eval(eval::Args),
+    /// Measure what an evaluation costs
+    Bench(bench::Args),
     /// Run the tests of a policy, as `opa test` does
     Test(test::Args),
     /// Print a completion script for a shell
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Health(args) => health::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Completion(args) => completion::run(&args),
     };

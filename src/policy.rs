@@ -3,6 +3,7 @@
 //! builds the document that is asked about, of what is `wanted`, and `decision` reads the answer. Only files of this
 //! folder name regorus; nothing here knows Envoy.
 
+pub mod bench;
 mod builtins;
 mod check;
 pub mod decision;

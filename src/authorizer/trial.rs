@@ -56,27 +56,50 @@ pub struct Evaluated {
     pub explanation: Explanation,
 }
 
-/// Answers what is asked at `now`.
-pub fn answer(asked: Asked<'_>, policy: &Opened, settings: &Settings, now: Now) -> Answered {
+/// What is asked, in the form that a policy is.
+#[derive(Debug)]
+pub struct Built {
+    /// Or why the call is denied before any policy is asked.
+    pub input: Result<Input, (Reason, Option<String>)>,
+    /// The whole input document.
+    document: Value,
+    /// What is left of the peer's credential.
+    life: Option<Duration>,
+}
+
+/// Builds the input for what is asked at `now`.
+pub fn build(asked: &Asked<'_>, policy: &Opened, settings: &Settings, now: Now) -> Built {
     match asked {
-        Asked::Document { input, drawn } => {
-            let id = Uuid::now_v7();
-            let (outcome, result, evaluated) = evaluate(id, &Input::of_json(input, now), drawn, None, policy, settings);
-            Answered { outcome, result, input: input.clone(), evaluated: Some(evaluated) }
-        }
+        Asked::Document { input, .. } => Built { input: Ok(Input::of_json(input, now)), document: (*input).clone(), life: None },
         Asked::Call { request, unparsable, who, here } => {
-            let id = Uuid::now_v7();
-            let Known { peer, peer_error, invalid } = who.into();
+            let Known { peer, peer_error, invalid } = who.clone().into();
             let facts = Facts { request, peer: peer.as_deref(), peer_error, here, now };
-            let input = serde_json::from_slice(&facts.masked(&|_, _, _| None)).unwrap_or_default();
-            if let Some((reason, detail)) = refused_before(settings.compat, request, invalid, unparsable) {
-                let outcome = Outcome::denied(id, settings.mode, reason, detail);
-                return Answered { outcome, result: None, input, evaluated: None };
-            }
-            let life = peer.as_ref().and_then(|peer| remaining_life(peer, now));
-            let built = Input::build(&facts, &policy.set);
-            let (outcome, result, evaluated) = evaluate(id, &built, &Drawn::default(), life, policy, settings);
-            Answered { outcome, result, input, evaluated: Some(evaluated) }
+            let document = serde_json::from_slice(&facts.masked(&|_, _, _| None)).unwrap_or_default();
+            let input = match refused_before(settings.compat, request, invalid, unparsable.clone()) {
+                Some(refused) => Err(refused),
+                None => Ok(Input::build(&facts, &policy.set)),
+            };
+            Built { input, document, life: peer.and_then(|peer| remaining_life(&peer, now)) }
+        }
+    }
+}
+
+/// Answers what is asked at `now`.
+pub fn answer(asked: &Asked<'_>, policy: &Opened, settings: &Settings, now: Now) -> Answered {
+    let id = Uuid::now_v7();
+    let Built { input, document, life } = build(asked, policy, settings, now);
+    let drawn = match asked {
+        Asked::Document { drawn, .. } => Drawn::clone(drawn),
+        Asked::Call { .. } => Drawn::new(),
+    };
+    match input {
+        Ok(input) => {
+            let (outcome, result, evaluated) = evaluate(id, &input, &drawn, life, policy, settings);
+            Answered { outcome, result, input: document, evaluated: Some(evaluated) }
+        }
+        Err((reason, detail)) => {
+            let outcome = Outcome::denied(id, settings.mode, reason, detail);
+            Answered { outcome, result: None, input: document, evaluated: None }
         }
     }
 }

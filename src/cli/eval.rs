@@ -90,7 +90,7 @@ fn ask(args: &Args) -> Result<Report, Exit> {
         Given::Check(_) | Given::Document(_) => (None, Vec::new()),
     };
     let prepared = args.question.prepare(given, &sidecar, now, &mut notes).map_err(invalid)?;
-    let answered = answer(prepared.asked(&sidecar), &sidecar.policy, &sidecar.settings, now);
+    let answered = answer(&prepared.asked(&sidecar), &sidecar.policy, &sidecar.settings, now);
     let settings = encode::Settings::new(sidecar.settings.compat, &sidecar.settings.answer);
     let answer = shown(encode::encode(&answered.outcome, &prepared.shape(), &settings));
     Ok(Report { form, notes, masked, recorded, ..Report::new(answered, answer, &sidecar) })

@@ -25,7 +25,7 @@ use tracing::debug;
 
 #[cfg(test)]
 pub(super) use self::compile::prepare;
-pub(super) use self::compile::{Abandoned, MAX_COLUMNS, compile_for, findings, one_line, place, rule_path};
+pub(super) use self::compile::{Abandoned, MAX_COLUMNS, compile_for, findings, one_line, place, rule_lines, rule_path};
 use self::{
     bytecode::{Bytecode, Verdict},
     compile::Compiled,
@@ -120,16 +120,26 @@ impl PolicySet {
     /// The answer of the rule that decides, `None` when it is undefined. Nothing is answered after `limit`. The thread
     /// needs a stack of 16 MiB for the deepest policies that load.
     pub fn evaluate(&self, input: &Input, limit: Duration) -> Result<Option<serde_json::Value>, Failure> {
+        self.answer(self.bytecode.as_ref(), input, limit)
+    }
+
+    /// The same by the interpreter alone, to compare with.
+    pub(super) fn interpret(&self, input: &Input, limit: Duration) -> Result<Option<serde_json::Value>, Failure> {
+        self.answer(None, input, limit)
+    }
+
+    /// How often the bytecode had an answer; none where there is none, or it was wrong once.
+    pub(super) fn bytecode_answers(&self) -> Option<u64> {
+        self.bytecode.as_ref().and_then(Bytecode::answers)
+    }
+
+    fn answer(&self, bytecode: Option<&Bytecode>, input: &Input, limit: Duration) -> Result<Option<serde_json::Value>, Failure> {
         let start = Instant::now();
         context::begin(input.now_ns);
         // The engine is out of its slot while it works: after a panic or an error, which leave it in the middle of a
         // rule, it is gone, and the next call takes a fresh one.
         let result = catch_unwind(AssertUnwindSafe(|| {
-            let claimed = match self
-                .bytecode
-                .as_ref()
-                .map(|bytecode| (bytecode, bytecode.evaluate(self.generation, &input.value, limit)))
-            {
+            let claimed = match bytecode.map(|bytecode| (bytecode, bytecode.evaluate(self.generation, &input.value, limit))) {
                 Some((_, Verdict::Answer(value))) => return Ok(value),
                 Some((bytecode, Verdict::Unconfirmed(value))) => Some((bytecode, value)),
                 Some((_, Verdict::None)) | None => None,

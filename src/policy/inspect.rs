@@ -1,7 +1,10 @@
 //! A policy set as its author looks at it: loaded by the path that serving takes, with what was fetched before and is in
 //! the cache, and put in force nowhere. What to say of the findings is the command line's.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -10,22 +13,26 @@ use super::{
     downloads::Downloads,
     engine::{self, Abandoned, trace::Trace},
     input::Input,
-    load::{self, Sources},
+    load::{self, Module, Sources},
     problem::{Code, LoadError, Problem},
 };
-use crate::{clock::Now, config};
+use crate::{
+    clock::Now,
+    config::{self, RegoVersion},
+};
 
 /// A set with the texts that it was made of.
 #[derive(Debug)]
 pub struct Opened {
     pub set: PolicySet,
-    texts: BTreeMap<String, String>,
+    modules: BTreeMap<String, Module>,
+    rego: RegoVersion,
 }
 
 /// What took part in one evaluation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// Every line with an expression that was evaluated, whether it held or not.
+    /// Every line with an expression that was evaluated, whether it held or not, and the first line of its rule.
     pub lines: Vec<Line>,
     /// What the policy printed.
     pub prints: Vec<String>,
@@ -41,20 +48,16 @@ pub struct Line {
 /// Loads the set that `config` names, to be asked.
 pub fn open(config: &config::Policy, now: Now) -> Result<Opened, LoadError> {
     let sources = read(config, now)?;
-    let texts = sources.modules.iter().map(|module| (module.name.clone(), module.text.clone())).collect();
-    Ok(Opened { set: PolicySet::compile(sources, config, &Abandoned::default())?, texts })
+    let modules = sources.modules.iter().map(|module| (module.name.clone(), module.clone())).collect();
+    Ok(Opened { set: PolicySet::compile(sources, config, &Abandoned::default())?, modules, rego: config.rego })
 }
 
 impl Opened {
     /// What takes part when `input` is evaluated, with what was drawn before.
     pub fn explain(&self, input: &Input, drawn: &Drawn, limit: Duration) -> Explanation {
         let Trace { lines, prints } = self.set.trace(input, drawn, limit);
-        let line = |file: &String, line: u32| {
-            let text = self.texts.get(file)?.lines().nth(line.checked_sub(1)? as usize)?;
-            Some(Line { file: file.clone(), line, text: text.to_owned() })
-        };
-        let lines = lines.iter().flat_map(|(file, lines)| lines.iter().filter_map(move |number| line(file, *number)));
-        Explanation { lines: lines.collect(), prints }
+        let modules = lines.iter().filter_map(|(file, lines)| Some((self.modules.get(file)?, lines)));
+        Explanation { lines: modules.flat_map(|(module, lines)| self.lines(module, lines)).collect(), prints }
     }
 }
 
@@ -72,6 +75,17 @@ pub enum Decision {
     Needed,
     /// Not where its whole package is missing: then it is a library.
     Assumed,
+}
+
+impl Opened {
+    fn lines(&self, module: &Module, evaluated: &BTreeSet<u32>) -> Vec<Line> {
+        let heads = engine::rule_lines(module.clone(), self.rego);
+        let head = |line: &u32| heads.range(..=*line).next_back().copied();
+        let all: BTreeSet<u32> = evaluated.iter().copied().chain(evaluated.iter().filter_map(head)).collect();
+        let text = |line: u32| module.text.lines().nth(line.checked_sub(1)? as usize);
+        let line = |line| Some(Line { file: module.name.clone(), line, text: text(line)?.to_owned() });
+        all.into_iter().filter_map(line).collect()
+    }
 }
 
 /// Finds what is wrong with the set that `config` names.

@@ -1,5 +1,6 @@
 //! The author's tools through the real binary, and their agreement with the real `opa`.
 
+mod bench;
 mod check;
 mod eval;
 
@@ -53,6 +54,17 @@ fn opa() -> Option<String> {
         eprintln!("SKIPPED: opa is not installed; run `bash tests/peers.sh opa`");
     }
     there.then_some(path)
+}
+
+#[test]
+fn every_shell_completes_every_tool() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = doorward(&["completion", shell]);
+        let script = String::from_utf8_lossy(&script.stdout).into_owned();
+        for word in ["check", "eval", "bench", "strict", "peer", "threads"] {
+            assert!(script.contains(word), "{shell} does not complete {word}");
+        }
+    }
 }
 
 #[test]

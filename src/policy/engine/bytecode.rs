@@ -100,6 +100,11 @@ impl Bytecode {
         }
     }
 
+    /// How often it had an answer; none once it was wrong.
+    pub(super) fn answers(&self) -> Option<u64> {
+        (!self.disagreed.load(Ordering::Relaxed)).then(|| self.evaluations.load(Ordering::Relaxed))
+    }
+
     /// The interpreter answered otherwise.
     pub(super) fn disagree(&self) {
         if !self.disagreed.swap(true, Ordering::Relaxed) {

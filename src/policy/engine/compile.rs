@@ -349,6 +349,12 @@ fn parse(module: load::Module, rego: RegoVersion) -> Result<Unit, Problem> {
     Ok(Unit { parsed: Parsed { module, roots }, name, source: text, lowered })
 }
 
+/// The lines that rules begin in; none where the module cannot be parsed. Needs a stack as compiling does.
+pub(in crate::policy) fn rule_lines(module: load::Module, rego: RegoVersion) -> BTreeSet<u32> {
+    let unit = parse(module, rego).ok();
+    unit.into_iter().flat_map(|unit| unit.parsed.module.policy).map(|rule| rule.span().line).collect()
+}
+
 /// Text that is safe to parse.
 fn source(name: &str, text: &str) -> Result<Source, Problem> {
     let wrong = |error: anyhow::Error| from_engine(Code::Parse, &error, name);
