@@ -1,7 +1,8 @@
 //! Built-in functions as OPA has them, where regorus lacks them, answers otherwise, or lets them hang the process, take
 //! its memory or panic. A function of ours overrides the engine's of the same name. Those that need only a bound are
-//! looked at first (`GUARDED`) and then answered by the engine.
+//! looked at first (`bound`) and then answered by the engine.
 
+mod bound;
 mod cache;
 mod collection;
 pub(super) mod context;
@@ -30,13 +31,9 @@ use regorus::{
 /// A function that ends the evaluation: its argument names a function that a test should have replaced.
 pub(super) const UNREPLACED: &str = "internal.unreplaced";
 /// Longest array that a range may make.
-const MAX_RANGE: i128 = 1_000_000;
-/// Most bits that a number may be shifted by.
-const MAX_SHIFT: i128 = 4096;
+const MAX_RANGE: i128 = bound::MAX_ITEMS as i128;
 /// Longest text in bytes that one call may make.
 const MAX_TEXT: usize = 16 << 20;
-/// Widest field that a format may ask for.
-const MAX_WIDTH: usize = 4096;
 
 /// What answers a call.
 type Run = dyn Fn(&[Value]) -> Result<Value, Fault> + Send + Sync;
@@ -92,29 +89,6 @@ const TABLES: &[&[Builtin]] = &[
     uri::URI,
 ];
 
-const GUARDED: &[(&str, Guard)] = &[
-    ("numbers.range", |args| {
-        let length = range_length(integer_operand(args, 0)?, integer_operand(args, 1)?, 1);
-        within(length.is_some_and(|length| length <= MAX_RANGE), "the range is too long")
-    }),
-    ("bits.lsh", |args| {
-        let bits = integer_operand(args, 1)?;
-        if bits < 0 {
-            return Err("negative shift amount".into());
-        }
-        within(bits <= MAX_SHIFT, "the number is shifted too far")
-    }),
-    ("sprintf", |args| within(widths_are_small(text_operand(args, 0)?), "a width is too large")),
-    ("replace", |args| {
-        let length = replaced_length(text_operand(args, 0)?, text_operand(args, 1)?, text_operand(args, 2)?);
-        within(length.is_some_and(|length| length <= MAX_TEXT), "the answer is too large")
-    }),
-    ("concat", |args| {
-        let length = joined_length(text_operand(args, 0)?.len(), args.get(1).unwrap_or(&Value::Undefined))?;
-        within(length <= MAX_TEXT, "the answer is too large")
-    }),
-];
-
 /// These panic in regorus on ordinary values.
 const SAFE: &[Builtin] = &[
     Builtin { name: "numbers.range_step", arity: 3, run: range_step },
@@ -153,7 +127,8 @@ pub(super) fn arity(name: &str) -> Option<u8> {
 
 /// Whether a call of `name` is answered by this module, and not by the engine alone.
 pub(super) fn overrides(name: &str) -> bool {
-    TABLES.iter().copied().flatten().any(|builtin| builtin.name == name) || GUARDED.iter().any(|(guarded, _)| *guarded == name)
+    TABLES.iter().copied().flatten().any(|builtin| builtin.name == name)
+        || bound::GUARDED.iter().any(|(guarded, _)| *guarded == name)
 }
 
 /// Adds the functions of this module to an engine.
@@ -162,7 +137,11 @@ pub(super) fn install(engine: &mut Engine, errors: Errors) -> Result<(), String>
     let place = Arc::new(Place::new()?);
     let mut add = |name: &'static str, arity, run: Arc<Run>| {
         let call = move |args: Vec<Value>| {
+            context::check_time()?;
             let answer = run(&args);
+            if let Ok(value) = &answer {
+                context::grow(bound::size(value));
+            }
             if let Some(limit) = context::limit_of(name) {
                 return Err(anyhow::anyhow!(limit));
             }
@@ -173,7 +152,7 @@ pub(super) fn install(engine: &mut Engine, errors: Errors) -> Result<(), String>
         };
         engine.add_extension(name.to_owned(), arity, Box::new(call)).map_err(|error| format!("`{name}`: {error}"))
     };
-    for &(name, guard) in GUARDED {
+    for &(name, guard) in bound::GUARDED {
         let Some(&(builtin, arity)) = BUILTINS.get(name) else { return Err(format!("the engine has no `{name}`")) };
         let place = Arc::clone(&place);
         let run = move |args: &[Value]| {
@@ -247,19 +226,6 @@ fn integer(args: &[Value], index: usize) -> Option<i128> {
 fn range_length(from: i128, to: i128, step: i128) -> Option<i128> {
     let length = to.checked_sub(from)?.checked_abs()?;
     (step > 0).then(|| length / step + 1)
-}
-
-/// Whether no verb of the format asks for a width or precision above the limit, or takes it from an argument.
-fn widths_are_small(format: &str) -> bool {
-    format.split('%').skip(1).all(|verb| {
-        let end = verb.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(verb.len());
-        let (width, _) = verb.split_at_checked(end).unwrap_or((verb, ""));
-        !width.contains('*')
-            && width
-                .split(|c: char| !c.is_ascii_digit())
-                .filter(|digits| !digits.is_empty())
-                .all(|digits| digits.parse::<usize>().is_ok_and(|width| width <= MAX_WIDTH))
-    })
 }
 
 fn replaced_length(text: &str, old: &str, new: &str) -> Option<usize> {

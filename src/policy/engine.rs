@@ -39,8 +39,8 @@ use super::{
 };
 use crate::{clock::Now, config, verdict::Reason};
 
-/// Work units of the interpreter between two looks at the clock; at 1000 the timer cannot be measured.
-pub(super) const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(1000).unwrap();
+/// Work units of the interpreter between two looks at the clock; at 100 the timer cannot be measured.
+pub(super) const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(100).unwrap();
 
 /// One revision of the policy, never changed.
 pub struct PolicySet {
@@ -292,6 +292,7 @@ thread_local! {
 pub(super) fn run(engine: &mut Engine, rule: &str, input: &Value, limit: Duration) -> Result<Value, anyhow::Error> {
     engine.set_execution_timer_config(ExecutionTimerConfig { limit, check_interval: CHECK_INTERVAL });
     engine.set_input(input.clone());
+    context::limit_time(limit);
     let value = engine.eval_rule(rule.to_owned());
     // The engine is kept, what it was asked about is not.
     engine.set_input(Value::Undefined);

@@ -20,7 +20,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-pub(super) use self::revision::accept;
+pub(super) use self::{
+    data::{has_private_key, private_key},
+    revision::accept,
+};
 use super::problem::{Code, LoadError, Problem};
 use crate::{
     clock::Now,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use regorus::Value;
 
-use super::{Builtin, Fault, operand, order};
+use super::{Builtin, Fault, bound, operand, order, within};
 
 pub(super) const COLLECTION: &[Builtin] = &[
     Builtin { name: "array.flatten", arity: 1, run: flatten },
@@ -28,6 +28,7 @@ fn flatten(args: &[Value]) -> Result<Value, Fault> {
     let Some(Value::Array(items)) = args.first() else { return Err(operand(1, "array")) };
     let mut flat = Vec::with_capacity(items.len());
     for item in items.iter() {
+        within(flat.len() <= bound::MAX_ITEMS, "the array is too long")?;
         match item {
             Value::Array(inner) => flat.extend(inner.iter().cloned()),
             other => flat.push(other.clone()),

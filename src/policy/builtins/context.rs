@@ -2,10 +2,14 @@
 //! arguments. As in OPA, the same call has the same answer throughout an evaluation, and all of them are kept for the
 //! record, so that the decision can be made again.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use aws_lc_rs::rand;
-use regorus::Value;
+use regorus::{LimitError, Value};
 
 use super::{Builtin, Fault, integer_operand, text_operand};
 
@@ -15,6 +19,8 @@ pub(super) const CONTEXT: &[Builtin] = &[
     Builtin { name: "opa.runtime", arity: 0, run: |_| Ok(runtime()) },
 ];
 
+/// Bytes that all calls of one evaluation may make.
+const MAX_GROWN: usize = 64 << 20;
 /// Answers that one evaluation may keep.
 const KEPT: usize = 1_000;
 
@@ -28,11 +34,15 @@ struct Context {
     given: BTreeMap<&'static str, BTreeMap<String, Value>>,
     /// The limit that this evaluation came to, as an error's text.
     limit: Option<String>,
+    /// When it must be over, and the time that it has in all.
+    until: Option<(Instant, Duration)>,
+    /// Bytes that its calls have made.
+    grown: usize,
 }
 
 thread_local! {
     static CONTEXT_HERE: RefCell<Context> =
-        const { RefCell::new(Context { now_ns: 0, drawn: BTreeMap::new(), given: BTreeMap::new(), limit: None }) };
+        const { RefCell::new(Context { now_ns: 0, drawn: BTreeMap::new(), given: BTreeMap::new(), limit: None, until: None, grown: 0 }) };
 }
 
 /// Begins an evaluation on this thread, which takes `now_ns` for the time.
@@ -42,6 +52,8 @@ pub(in crate::policy) fn begin(now_ns: i64) {
         context.drawn = std::mem::take(&mut context.given);
         // Left by an evaluation that panicked.
         context.limit = None;
+        context.until = None;
+        context.grown = 0;
     });
 }
 
@@ -60,6 +72,30 @@ pub fn drawn_of(kept: &serde_json::Value) -> Drawn {
         Some((name, calls.iter().map(|(key, value)| (key.clone(), value.clone())).collect()))
     };
     ["rand.intn", "uuid.rfc4122"].into_iter().filter_map(calls).collect()
+}
+
+/// The evaluation has so much time from now on.
+pub(in crate::policy) fn limit_time(limit: Duration) {
+    CONTEXT_HERE.with_borrow_mut(|context| context.until = Instant::now().checked_add(limit).map(|until| (until, limit)));
+}
+
+/// Whether there is time for another call: the engine looks at the clock every so many steps, and a call may be a long one.
+/// Its own error, too, tells the place only where it comes out of a call.
+pub(super) fn check_time() -> Result<(), LimitError> {
+    let Some((until, limit)) = CONTEXT_HERE.with_borrow(|context| context.until) else { return Ok(()) };
+    let over = Instant::now().checked_duration_since(until);
+    over.map_or(Ok(()), |over| Err(LimitError::TimeLimitExceeded { elapsed: limit + over, limit }))
+}
+
+/// A call has made so many bytes.
+pub(super) fn grow(bytes: usize) {
+    let grown = CONTEXT_HERE.with_borrow_mut(|context| {
+        context.grown = context.grown.saturating_add(bytes);
+        context.grown
+    });
+    if grown > MAX_GROWN {
+        note_limit("the calls of this evaluation make too much");
+    }
 }
 
 /// What the evaluation drew, for its record.

@@ -4,27 +4,28 @@
 
 use std::fmt::Write;
 
-use regex::Regex;
+use regex::RegexBuilder;
 use regorus::Value;
 
 use super::{
     Builtin, Fault,
     cache::{Cache, cached},
-    operand, text_operand,
+    operand,
+    regex::Pattern,
+    text_operand,
 };
 
 pub(super) const GLOB: &[Builtin] =
     &[Builtin { name: "glob.match", arity: 3, run: glob_match }, Builtin { name: "glob.quote_meta", arity: 1, run: quote_meta }];
 
-/// Largest compiled pattern in bytes, and the deepest nesting of alternatives.
-const MAX_COMPILED: usize = 1 << 20;
+/// Deepest nesting of alternatives.
 const MAX_NESTING: usize = 50;
 /// Longest pattern in bytes.
 const MAX_PATTERN: usize = 16 << 10;
 
 thread_local! {
     /// By delimiters, a NUL, and the pattern.
-    static GLOBS: Cache<Box<str>, Regex> = Cache::default();
+    static GLOBS: Cache<Box<str>, Pattern> = Cache::default();
 }
 
 fn glob_match(args: &[Value]) -> Result<Value, Fault> {
@@ -49,7 +50,7 @@ fn glob_match(args: &[Value]) -> Result<Value, Fault> {
     }
     let key = format!("{delimiters}\0{pattern}");
     let glob = cached(&GLOBS, key.as_str(), || compile(pattern, &delimiters))?;
-    Ok(Value::Bool(glob.is_match(text)))
+    Ok(Value::Bool(glob.on(text)?.is_match(text)))
 }
 
 fn quote_meta(args: &[Value]) -> Result<Value, Fault> {
@@ -64,14 +65,14 @@ fn quote_meta(args: &[Value]) -> Result<Value, Fault> {
     Ok(Value::from(quoted))
 }
 
-fn compile(pattern: &str, delimiters: &str) -> Result<Regex, Fault> {
+fn compile(pattern: &str, delimiters: &str) -> Result<Pattern, Fault> {
     if pattern.len() > MAX_PATTERN {
         return Err(Fault::limit("the pattern is too long"));
     }
     let mut translator = Translator { rest: pattern.chars().peekable(), delimiters, out: r"(?s)\A".to_owned(), depth: 0 };
     translator.sequence()?;
     translator.out.push_str(r"\z");
-    let made = regex::RegexBuilder::new(&translator.out).size_limit(MAX_COMPILED).build();
+    let made = Pattern::build(&mut RegexBuilder::new(&translator.out));
     made.map_err(|_| Fault::limit("the pattern is too large"))
 }
 
@@ -209,7 +210,7 @@ mod tests {
             ("a\\", "", "a", None),
             ("[]", "", "", None),
         ] {
-            let found = compile(pattern, delimiters).ok().map(|glob| glob.is_match(text));
+            let found = compile(pattern, delimiters).ok().map(|glob| glob.on(text).unwrap().is_match(text));
             assert_eq!(found, expected, "{pattern} over {text:?}");
         }
     }

@@ -7,9 +7,11 @@ use jsonschema::{
     error::{TypeKind, ValidationErrorKind},
 };
 use regorus::Value;
+use serde::{Serialize, Serializer, ser::Error as _};
 use serde_json::Value as Json;
 
-use super::{Builtin, Fault, engine, operand, text_operand, within};
+use super::{Builtin, Fault, bound, engine, operand, order, text_operand, within};
+use crate::policy::load;
 
 pub(super) const JSON: &[Builtin] = &[
     Builtin { name: "json.is_valid", arity: 1, run: |args| Ok(Value::Bool(text_operand(args, 0).is_ok_and(is_json))) },
@@ -20,9 +22,13 @@ pub(super) const JSON: &[Builtin] = &[
         run: |args| args.first().ok_or_else(|| operand(1, "any")).and_then(marshal).map(Value::from),
     },
     Builtin { name: "yaml.is_valid", arity: 1, run: |args| Ok(Value::Bool(text_operand(args, 0).is_ok_and(is_yaml))) },
+    Builtin { name: "yaml.marshal", arity: 1, run: marshal_yaml },
     Builtin { name: "json.match_schema", arity: 2, run: match_schema },
     Builtin { name: "json.verify_schema", arity: 1, run: verify_schema },
 ];
+
+/// What is told of a key that the parser has taken for itself.
+pub(super) const RESERVED: &str = "the text has a key that is reserved";
 
 /// Types of JSON schema.
 const TYPES: [&str; 7] = ["array", "boolean", "integer", "number", "null", "object", "string"];
@@ -50,15 +56,15 @@ fn unmarshal(args: &[Value]) -> Result<Value, Fault> {
 }
 
 pub(super) fn parse(text: &str) -> Result<Value, Fault> {
-    match largest_exponent(text) {
-        NO_NUMBER.. => return Err("invalid number: number too big".into()),
-        exponent => within(exponent <= MAX_EXPONENT, "the exponent of a number is too large")?,
-    }
+    exponents_are_small(text)?;
+    // The parser would take an object with such a key for a number, and OPA has an object.
+    within(load::private_key(text.as_bytes()).is_none(), RESERVED)?;
     engine("json.unmarshal", &[Value::from(text)])
 }
 
 /// JSON as Go writes it: sets are sorted lists, members are sorted, and what HTML could take for markup is escaped.
 pub(super) fn marshal(value: &Value) -> Result<String, Fault> {
+    bound::prints(std::slice::from_ref(value), 0)?;
     let plain = serde_json::to_string(value).map_err(|error| Fault(format!("cannot be written as JSON: {error}")))?;
     let mut out = String::with_capacity(plain.len());
     for letter in plain.chars() {
@@ -68,6 +74,49 @@ pub(super) fn marshal(value: &Value) -> Result<String, Fault> {
         }
     }
     Ok(out)
+}
+
+/// The engine would write a number as an object with a reserved key.
+fn marshal_yaml(args: &[Value]) -> Result<Value, Fault> {
+    bound::prints(args, 0)?;
+    let value = args.first().map_or(Plain(&Value::Undefined), Plain);
+    let options = serde_saphyr::ser_options! { compact_list_indent: false };
+    serde_saphyr::to_string_with_options(&value, options).map(Value::from).map_err(|error| Fault(error.to_string()))
+}
+
+/// A value with its numbers as those of a program, for writers that do not know any others.
+struct Plain<'v>(&'v Value);
+
+impl Serialize for Plain<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Null | Value::Undefined => serializer.serialize_unit(),
+            Value::Bool(flag) => serializer.serialize_bool(*flag),
+            Value::String(text) => serializer.serialize_str(text),
+            Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+                (Some(number), ..) => serializer.serialize_i64(number),
+                (_, Some(number), _) => serializer.serialize_u64(number),
+                (.., Some(number)) => serializer.serialize_f64(number),
+                _ => Err(S::Error::custom("the number is too long")),
+            },
+            Value::Array(items) => serializer.collect_seq(items.iter().map(Plain)),
+            Value::Set(items) => serializer.collect_seq(order::sorted(items.iter()).into_iter().map(Plain)),
+            Value::Object(fields) => {
+                let key = |key: &Value| match key {
+                    Value::String(text) => text.to_string(),
+                    other => other.to_string(),
+                };
+                serializer.collect_map(fields.iter_sorted().map(|(name, value)| (key(name), Plain(value))))
+            }
+        }
+    }
+}
+
+pub(super) fn exponents_are_small(text: &str) -> Result<(), Fault> {
+    match largest_exponent(text) {
+        NO_NUMBER.. => Err("invalid number: number too big".into()),
+        exponent => within(exponent <= MAX_EXPONENT, "the exponent of a number is too large"),
+    }
 }
 
 /// The largest exponent, of either sign, of a number in the text.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use regorus::{Value, unstable::ArithOp, value::Set};
 
-use super::{Builtin, Fault, order};
+use super::{Builtin, Fault, bound, order, within};
 
 pub(super) const OPERATORS: &[Builtin] = &[
     Builtin { name: "internal.add", arity: 2, run: |args| arithmetic(args, &ArithOp::Add) },
@@ -78,6 +78,8 @@ fn arithmetic(args: &[Value], op: &ArithOp) -> Result<Value, Fault> {
     if matches!(op, ArithOp::Mod) && !(a.is_integer() && b.is_integer()) {
         return Err("modulo on floating-point number".into());
     }
+    let bits = args.iter().map(bound::bits).fold(0, u64::saturating_add);
+    within(bits <= bound::MAX_BITS || matches!(op, ArithOp::Div | ArithOp::Mod), "the number is too large")?;
     if let Some(exact) = args.first().zip(args.get(1)).and_then(|(a, b)| decimal(a, b, op)) {
         return Ok(exact);
     }

@@ -10,9 +10,9 @@ use regex::{Regex, RegexBuilder};
 use regorus::Value;
 
 use super::{
-    Builtin, Fault, MAX_TEXT,
+    Builtin, Fault, MAX_TEXT, bound,
     cache::{Cache, cached},
-    integer_operand, text_operand,
+    integer_operand, text_operand, within,
 };
 
 pub(super) const REGEX: &[Builtin] = &[
@@ -33,21 +33,50 @@ const MAX_COMPILED: usize = 1 << 20;
 const MAX_PATTERN: usize = 16 << 10;
 /// Deepest nesting of groups.
 const MAX_NESTING: u32 = 200;
+/// Sizes that a compiled pattern may have in bytes. How long a match may take depends on it and on the text.
+const SIZES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, MAX_COMPILED];
+/// Most bytes of a pattern times bytes of a text: where all else fails, a match looks at most of both.
+const MAX_EFFORT: usize = 1 << 32;
 
-thread_local! {
-    static REGEXES: Cache<Box<str>, Regex> = Cache::default();
+/// A compiled pattern.
+pub(super) struct Pattern {
+    regex: Regex,
+    size: usize,
 }
 
-fn compiled(pattern: &str) -> Result<Rc<Regex>, Fault> {
+impl Pattern {
+    pub(super) fn build(builder: &mut RegexBuilder) -> Result<Self, regex::Error> {
+        let mut made = Err(regex::Error::CompiledTooBig(0));
+        for size in SIZES {
+            made = builder.size_limit(size).build().map(|regex| Self { regex, size });
+            if !matches!(made, Err(regex::Error::CompiledTooBig(_))) {
+                break;
+            }
+        }
+        made
+    }
+
+    /// What matches the text, unless that could take too long.
+    pub(super) fn on(&self, text: &str) -> Result<&Regex, Fault> {
+        within(self.size.saturating_mul(text.len()) <= MAX_EFFORT, "the text is too long for this pattern")?;
+        Ok(&self.regex)
+    }
+}
+
+thread_local! {
+    static REGEXES: Cache<Box<str>, Pattern> = Cache::default();
+}
+
+fn compiled(pattern: &str) -> Result<Rc<Pattern>, Fault> {
     cached(&REGEXES, pattern, || compile(pattern))
 }
 
-fn compile(pattern: &str) -> Result<Regex, Fault> {
+fn compile(pattern: &str) -> Result<Pattern, Fault> {
     if pattern.len() > MAX_PATTERN {
         return Err(Fault::limit("the pattern is too long"));
     }
     let translated = syntax::translate(pattern)?;
-    let made = RegexBuilder::new(&translated).size_limit(MAX_COMPILED).nest_limit(MAX_NESTING).build();
+    let made = Pattern::build(RegexBuilder::new(&translated).nest_limit(MAX_NESTING));
     made.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => Fault::limit("the pattern is too large"),
         error => Fault(format!("error parsing regexp: {error}")),
@@ -56,7 +85,7 @@ fn compile(pattern: &str) -> Result<Regex, Fault> {
 
 fn is_match(args: &[Value]) -> Result<Value, Fault> {
     let (pattern, text) = (text_operand(args, 0)?, text_operand(args, 1)?);
-    Ok(Value::Bool(compiled(pattern)?.is_match(text)))
+    Ok(Value::Bool(compiled(pattern)?.on(text)?.is_match(text)))
 }
 
 fn is_valid(args: &[Value]) -> Result<Value, Fault> {
@@ -66,9 +95,10 @@ fn is_valid(args: &[Value]) -> Result<Value, Fault> {
 /// As Go's `Regexp.Split` without a limit.
 fn split(args: &[Value]) -> Result<Value, Fault> {
     let (pattern, text) = (text_operand(args, 0)?, text_operand(args, 1)?);
-    let regex = compiled(pattern)?;
+    let compiled = compiled(pattern)?;
+    let regex = compiled.on(text)?;
     if !pattern.is_empty() && text.is_empty() {
-        return Ok(strings([""]));
+        return strings([""]);
     }
     let (mut parts, mut from, mut end) = (Vec::new(), 0, 0);
     for found in regex.find_iter(text) {
@@ -81,17 +111,18 @@ fn split(args: &[Value]) -> Result<Value, Fault> {
     if end != text.len() {
         parts.push(text.get(from..).unwrap_or_default());
     }
-    Ok(strings(parts))
+    strings(parts)
 }
 
 fn find(args: &[Value]) -> Result<Value, Fault> {
     let (pattern, text, most) = (text_operand(args, 0)?, text_operand(args, 1)?, most(args)?);
-    Ok(strings(compiled(pattern)?.find_iter(text).take(most).map(|found| found.as_str())))
+    strings(compiled(pattern)?.on(text)?.find_iter(text).take(most).map(|found| found.as_str()))
 }
 
 fn submatches(args: &[Value]) -> Result<Value, Fault> {
     let (pattern, text, most) = (text_operand(args, 0)?, text_operand(args, 1)?, most(args)?);
-    let regex = compiled(pattern)?;
+    let compiled = compiled(pattern)?;
+    let regex = compiled.on(text)?;
     let mut size = 0_usize;
     let mut all = Vec::new();
     for groups in regex.captures_iter(text).take(most) {
@@ -99,7 +130,7 @@ fn submatches(args: &[Value]) -> Result<Value, Fault> {
         if size > MAX_TEXT {
             return Err(Fault::limit("the answer is too large"));
         }
-        all.push(strings(groups.iter().map(|group| group.map_or("", |group| group.as_str()))));
+        all.push(strings(groups.iter().map(|group| group.map_or("", |group| group.as_str())))?);
     }
     Ok(Value::from(all))
 }
@@ -111,7 +142,8 @@ fn most(args: &[Value]) -> Result<usize, Fault> {
 
 fn replace(args: &[Value]) -> Result<Value, Fault> {
     let (text, pattern, template) = (text_operand(args, 0)?, text_operand(args, 1)?, text_operand(args, 2)?);
-    let regex = compiled(pattern)?;
+    let compiled = compiled(pattern)?;
+    let regex = compiled.on(text)?;
     let (mut out, mut from) = (String::with_capacity(text.len()), 0);
     for groups in regex.captures_iter(text) {
         let Some(whole) = groups.get(0) else { continue };
@@ -155,7 +187,7 @@ fn template_match(args: &[Value]) -> Result<Value, Fault> {
     }
     pattern.push_str(&regex::escape(rest));
     pattern.push('$');
-    Ok(Value::Bool(compiled(&pattern)?.is_match(text)))
+    Ok(Value::Bool(compiled(&pattern)?.on(text)?.is_match(text)))
 }
 
 fn delimiter(args: &[Value], index: usize) -> Result<char, Fault> {
@@ -170,8 +202,13 @@ fn globs_match(args: &[Value]) -> Result<Value, Fault> {
     intersect::intersect(text_operand(args, 0)?, text_operand(args, 1)?).map(Value::Bool)
 }
 
-fn strings<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
-    Value::from(texts.into_iter().map(Value::from).collect::<Vec<_>>())
+fn strings<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Value, Fault> {
+    let mut all = Vec::new();
+    for text in texts {
+        within(all.len() < bound::MAX_PARTS, "the text has too many parts")?;
+        all.push(Value::from(text));
+    }
+    Ok(Value::from(all))
 }
 
 #[cfg(test)]
@@ -212,7 +249,7 @@ mod tests {
             ("[a--b]", "a", None),
             (r"[!-\d]", "5", None),
         ] {
-            let found = compile(pattern).ok().map(|regex| regex.is_match(text));
+            let found = compile(pattern).ok().map(|regex| regex.on(text).unwrap().is_match(text));
             assert_eq!(found, expected, "{pattern} over {text:?}");
         }
     }

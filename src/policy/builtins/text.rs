@@ -2,7 +2,7 @@
 
 use regorus::Value;
 
-use super::{Builtin, Fault, MAX_TEXT, engine, integer_operand, operand, text_operand};
+use super::{Builtin, Fault, MAX_TEXT, bound, engine, integer_operand, operand, text_operand, within};
 
 pub(super) const TEXT: &[Builtin] = &[
     Builtin { name: "strings.count", arity: 2, run: count },
@@ -55,6 +55,8 @@ fn replace_n(args: &[Value]) -> Result<Value, Fault> {
 /// The first `n` parts, or the last for a negative `n`.
 fn split_n(args: &[Value]) -> Result<Value, Fault> {
     let (text, delimiter, wanted) = (text_operand(args, 0)?, text_operand(args, 1)?, integer_operand(args, 2)?);
+    let parts = if delimiter.is_empty() { text.len() } else { text.matches(delimiter).count() };
+    within(parts <= bound::MAX_PARTS, "the text has too many parts")?;
     let all: Vec<Value> = match delimiter {
         "" => text.chars().map(|letter| Value::from(letter.to_string())).collect(),
         delimiter => text.split(delimiter).map(Value::from).collect(),

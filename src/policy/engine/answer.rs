@@ -8,25 +8,31 @@ use crate::verdict::Reason;
 
 /// Deeper answers are refused: whoever reads them recurses.
 const MAX_DEPTH: usize = 128;
+/// Values in an answer. A few that are shared again and again would be without end when written out.
+const MAX_VALUES: usize = 100_000;
 
 pub(in crate::policy) fn to_json(value: &Value) -> Result<Json, Failure> {
-    let detail = || format!("the answer nests deeper than {MAX_DEPTH}, or holds a number that JSON has not");
-    convert(value, MAX_DEPTH).ok_or_else(|| Failure::new(Reason::PolicyError, detail()))
+    let detail = || {
+        format!("the answer nests deeper than {MAX_DEPTH}, holds more than {MAX_VALUES} values, or a number that JSON has not")
+    };
+    let mut left = MAX_VALUES;
+    convert(value, MAX_DEPTH, &mut left).ok_or_else(|| Failure::new(Reason::PolicyError, detail()))
 }
 
-fn convert(value: &Value, depth: usize) -> Option<Json> {
+fn convert(value: &Value, depth: usize, left: &mut usize) -> Option<Json> {
     let depth = depth.checked_sub(1)?;
+    *left = left.checked_sub(1)?;
     Some(match value {
         Value::Null | Value::Undefined => Json::Null,
         Value::Bool(flag) => Json::Bool(*flag),
         Value::Number(_) => Json::Number(number(value)?),
         Value::String(text) => Json::String(text.to_string()),
-        Value::Array(items) => Json::Array(items.iter().map(|item| convert(item, depth)).collect::<Option<_>>()?),
-        Value::Set(items) => Json::Array(items.iter_sorted().map(|item| convert(item, depth)).collect::<Option<_>>()?),
+        Value::Array(items) => Json::Array(items.iter().map(|item| convert(item, depth, left)).collect::<Option<_>>()?),
+        Value::Set(items) => Json::Array(items.iter_sorted().map(|item| convert(item, depth, left)).collect::<Option<_>>()?),
         Value::Object(fields) => Json::Object(
             fields
                 .iter_sorted()
-                .map(|(key, value)| Some((key_text(key, depth)?, convert(value, depth)?)))
+                .map(|(key, value)| Some((key_text(key, depth, left)?, convert(value, depth, left)?)))
                 .collect::<Option<Map<_, _>>>()?,
         ),
     })
@@ -40,10 +46,10 @@ fn number(value: &Value) -> Option<Number> {
     serde_json::from_str(&value.to_json_str().ok()?).ok()
 }
 
-fn key_text(key: &Value, depth: usize) -> Option<String> {
+fn key_text(key: &Value, depth: usize, left: &mut usize) -> Option<String> {
     match key {
         Value::String(text) => Some(text.to_string()),
-        other => convert(other, depth).map(|json| json.to_string()),
+        other => convert(other, depth, left).map(|json| json.to_string()),
     }
 }
 
@@ -69,5 +75,7 @@ mod tests {
     fn a_bottomless_answer_is_refused() {
         let deep = (0..200).fold(Value::Null, |inner, _| Value::from(vec![inner]));
         assert_eq!(to_json(&deep).unwrap_err().reason, Reason::PolicyError);
+        let wide = (0..60).fold(Value::Null, |inner, _| Value::from(vec![inner.clone(), inner]));
+        assert_eq!(to_json(&wide).unwrap_err().reason, Reason::PolicyError);
     }
 }

@@ -220,6 +220,23 @@ fn the_deepest_policy_that_loads_evaluates() {
 }
 
 #[test]
+fn what_the_parsers_reserve_makes_no_number() {
+    for (expression, answer) in [
+        ("json.unmarshal(input.json).a", Err(Reason::PolicyLimit)),
+        ("json.unmarshal(input.escaped).a", Err(Reason::PolicyLimit)),
+        ("yaml.unmarshal(input.json).a", Err(Reason::PolicyLimit)),
+        ("yaml.unmarshal(input.escaped).a", Err(Reason::PolicyLimit)),
+        ("yaml.marshal({\"a\": [1, -2, 1.5, \"1\"]})", Ok("\"a:\\n  - 1\\n  - -2\\n  - 1.5\\n  - \\\"1\\\"\\n\"")),
+        ("yaml.unmarshal(yaml.marshal({\"a\": [1, -2, 1.5, {\"1\"}]}))", Ok(r#"{"a":[1,-2,1.5,["1"]]}"#)),
+    ] {
+        let input = r#"{"json": "{\"a\": {\"$serde_json::private::Number\": \"1\"}}", "escaped": "{\"a\": {\"\\u0024serde_json::private::Number\": \"1\"}}"}"#;
+        let found = evaluate(&format!("allow := {expression}"), input);
+        let found = found.map(|value| value.map(|value| value.to_string()).unwrap_or_default()).map_err(|failure| failure.reason);
+        assert_eq!(found, answer.map(str::to_owned), "{expression}");
+    }
+}
+
+#[test]
 fn a_chain_of_rules_is_as_deep_as_the_setting_allows() {
     let folder = tempfile::tempdir().unwrap();
     let links: String = (0..20).map(|n| format!("r{n} if r{}\n", n + 1)).collect();

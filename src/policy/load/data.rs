@@ -106,7 +106,7 @@ fn parse_json(file: &File) -> Result<Value, Problem> {
 
 /// Line of a string that decodes to one of the private keys. Every string is decoded that could be one, since the
 /// dollar sign may be written as an escape.
-fn private_key(json: &[u8]) -> Option<u32> {
+pub(in crate::policy) fn private_key(json: &[u8]) -> Option<u32> {
     let mut line = 1;
     let mut rest = json;
     while let Some((byte, after)) = rest.split_first() {
@@ -132,6 +132,12 @@ fn private_key(json: &[u8]) -> Option<u32> {
         }
     }
     None
+}
+
+/// Whether a YAML text has one of the private keys, plainly or by escapes.
+pub(in crate::policy) fn has_private_key(yaml: &str) -> bool {
+    let is_suspect = yaml.contains(PRIVATE_KEYS) || yaml.contains('\\');
+    is_suspect && serde_saphyr::from_str::<Yaml>(yaml).is_err_and(|error| error.to_string().contains(PRIVATE_KEYS))
 }
 
 pub(super) fn parse_yaml(file: &File) -> Result<Value, Problem> {
