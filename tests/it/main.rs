@@ -14,6 +14,7 @@
 
 mod harness;
 
+mod attacks;
 mod cases;
 mod process;
 mod real_envoy;
