@@ -32,3 +32,7 @@ mod readiness;
 mod request;
 
 mod verdict;
+
+/// For `benches/evaluate.rs`, and for nobody else.
+#[doc(hidden)]
+pub use policy::measure::Measured;

@@ -12,6 +12,7 @@ mod engine;
 pub mod input;
 pub mod inspect;
 mod load;
+pub mod measure;
 mod mocks;
 mod names;
 #[cfg(test)]

@@ -30,8 +30,14 @@ PROFILE=dev bash benches/run.sh --quick --json | python3 -c '
 import json, sys
 rows = json.load(sys.stdin)
 keys = {"server", "policy", "transport", "in_flight", "cpu_us_per_check", "rps", "p50_us", "p99_us", "rss_mb"}
-assert rows and all(keys <= row.keys() for row in rows), rows
-assert {row["server"] for row in rows} == {"floor", "doorward"}, rows
+evaluations = [row for row in rows if "engine" in row]
+calls = [row for row in rows if "server" in row]
+assert calls and all(keys <= row.keys() for row in calls), rows
+assert {row["server"] for row in calls} == {"floor", "doorward"}, rows
+assert all(row["ns_per_evaluation"] > 0 and row["of_plain"] > 0 for row in evaluations), rows
+policies = ["rbac10", "lookup1000", "glob50", "regex50"]
+assert sorted((row["engine"], row["policy"]) for row in evaluations) == sorted(
+    (engine, policy) for engine in ("doorward", "regorus") for policy in policies), rows
 print(f"{len(rows)} rows")'
 
 echo "== tests"

@@ -1,4 +1,4 @@
-//! The three policies: their Rego, and the data or rules that are too many to write by hand.
+//! The four policies: their Rego, and the data or rules that are too many to write by hand.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -19,16 +19,20 @@ pub(crate) enum Policy {
     /// Fifty rules of one path glob each.
     #[value(name = "glob50")]
     Glob50,
+    /// The same as regular expressions.
+    #[value(name = "regex50")]
+    Regex50,
 }
 
 impl Policy {
-    pub(crate) const ALL: [Self; 3] = [Self::Rbac10, Self::Lookup1000, Self::Glob50];
+    pub(crate) const ALL: [Self; 4] = [Self::Rbac10, Self::Lookup1000, Self::Glob50, Self::Regex50];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Rbac10 => "rbac10",
             Self::Lookup1000 => "lookup1000",
             Self::Glob50 => "glob50",
+            Self::Regex50 => "regex50",
         }
     }
 
@@ -38,6 +42,7 @@ impl Policy {
             Self::Rbac10 => include_str!("../policies/rbac10.rego").to_owned(),
             Self::Lookup1000 => include_str!("../policies/lookup1000.rego").to_owned(),
             Self::Glob50 => globs(),
+            Self::Regex50 => regexes(),
         };
         fs::create_dir_all(folder).with_context(|| format!("make `{}`", folder.display()))?;
         fs::write(folder.join("policy.rego"), rego).context("write the policy")?;
@@ -77,6 +82,21 @@ fn globs() -> String {
         };
         // Writing into a string cannot fail.
         let _ = writeln!(rego, "\nallow if glob.match(\"{pattern}\", [\"/\"], input.attributes.request.http.path)");
+    }
+    rego
+}
+
+/// Fifty regular expressions; the path of the traffic matches the 25th.
+fn regexes() -> String {
+    let mut rego = "package envoy.authz\n\nimport rego.v1\n\ndefault allow := false\n".to_owned();
+    for number in 1..=50 {
+        let pattern = match number {
+            25 => "^/api/v1/orders/[^/]+/lines/[^/]+$".to_owned(),
+            _ if number % 2 == 0 => format!("^/api/v[0-9]+/area-{number}/.*$"),
+            _ => format!("^/api/v1/area-{number}/[^/]+/items/[0-9a-f-]+$"),
+        };
+        // Writing into a string cannot fail.
+        let _ = writeln!(rego, "\nallow if regex.match(`{pattern}`, input.attributes.request.http.path)");
     }
     rego
 }
