@@ -4,6 +4,7 @@
 mod bundle;
 mod check;
 mod file;
+mod node;
 mod units;
 mod upload;
 
@@ -22,6 +23,7 @@ use url::Url;
 pub use self::{
     bundle::{Bundle, Download, Poll, Signing, SigningAlgorithm, SigningKey, Source},
     file::{ConfigError, Environment, load},
+    node::{Node, Value},
     units::{Address, FileMode, Size, Span},
     upload::Upload,
 };

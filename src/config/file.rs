@@ -5,10 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, de};
-use serde_saphyr::Spanned;
+use serde::Deserialize;
 
-use super::{Config, check::check};
+use super::{Config, check::check, node::Node};
 
 /// Why a configuration was refused. Prints one line for each problem.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +61,9 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let invalid = |problems| ConfigError::Invalid { path: path.to_owned(), problems };
     let config = deserialize(text).map_err(|problem| invalid(vec![problem]))?;
-    let lines: Spanned<Node> = serde_saphyr::from_str(text).map_err(|error| invalid(vec![problem(&error, String::new())]))?;
-    let problems: Vec<Problem> = check(&config)
-        .into_iter()
-        .map(|(key, text)| Problem { line: lines.value.line_of(&key, lines.referenced.line()), key, text })
-        .collect();
+    let lines = Node::parse(text).map_err(|error| invalid(vec![problem(&error, String::new())]))?;
+    let problems: Vec<Problem> =
+        check(&config).into_iter().map(|(key, text)| Problem { line: lines.line_of(&key), key, text }).collect();
     if problems.is_empty() { Ok(config) } else { Err(invalid(problems)) }
 }
 
@@ -91,85 +88,6 @@ fn problem(error: &serde_saphyr::Error, key: String) -> Problem {
     let text =
         text.strip_prefix(&format!("line {line} column ")).and_then(|rest| rest.split_once(": ")).map_or(text, |(_, rest)| rest);
     Problem { line, key, text: format!("{text}; `doorward config schema` lists every key and its form") }
-}
-
-/// The file as a tree that remembers lines, to place what is found after deserialising.
-enum Node {
-    Map(Vec<(String, Spanned<Self>)>),
-    List(Vec<Spanned<Self>>),
-    Scalar,
-}
-
-impl Node {
-    /// Line of the value at `key` (`listeners[0].address`), or of the nearest ancestor that is in the file.
-    fn line_of(&self, key: &str, here: u64) -> u64 {
-        let (step, rest) = match key.find(['.', '[']) {
-            Some(0) => key.split_at(key.find(']').map_or(key.len(), |end| end + 1)),
-            Some(end) => key.split_at(end),
-            None => (key, ""),
-        };
-        let child = match self {
-            Self::Map(entries) => entries.iter().find(|(name, _)| name == step).map(|(_, node)| node),
-            Self::List(items) => step.trim_matches(['[', ']']).parse().ok().and_then(|index: usize| items.get(index)),
-            Self::Scalar => None,
-        };
-        child.map_or(here, |node| node.value.line_of(rest.strip_prefix('.').unwrap_or(rest), node.referenced.line()))
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Node;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("YAML")
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Node::Map(entries))
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(Node::List(items))
-            }
-
-            fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
-                Ok(Node::Scalar)
-            }
-
-            fn visit_i64<E>(self, _: i64) -> Result<Node, E> {
-                Ok(Node::Scalar)
-            }
-
-            fn visit_u64<E>(self, _: u64) -> Result<Node, E> {
-                Ok(Node::Scalar)
-            }
-
-            fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
-                Ok(Node::Scalar)
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<Node, E> {
-                Ok(Node::Scalar)
-            }
-
-            fn visit_unit<E>(self) -> Result<Node, E> {
-                Ok(Node::Scalar)
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
 }
 
 /// What is read from the environment, once: `DOORWARD_POD_*` from the Kubernetes downward API. `RUST_LOG` and `OTEL_*`
