@@ -6,6 +6,7 @@ mod check;
 mod completion;
 mod config;
 mod eval;
+mod generate;
 mod health;
 mod question;
 mod serve;
@@ -56,6 +57,7 @@ Examples:
   doorward check policy/                    find what is wrong with a policy
   doorward test policy/                     run the tests of a policy
   doorward eval --policy policy/ --path /   what would be decided, and why
+  doorward gen envoy --upstream HOST:PORT   Envoy's configuration
   doorward health                           is the local doorward ready?
 
 Exit codes: 0 done, 1 failed, 2 denied, 3 invalid";
@@ -67,6 +69,9 @@ enum Command {
     /// Show or check the configuration, or print its schema
     #[command(subcommand)]
     Config(config::Command),
+    /// Print configuration of other programs: Envoy's
+    #[command(subcommand)]
+    Gen(generate::Command),
     /// Ask a running doorward whether it is ready
     Health(health::Args),
     /// Find what is wrong with a policy before it is served
@@ -96,6 +101,7 @@ pub fn main() -> ExitCode {
     let exit = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Config(command) => config::run(&command),
+        Command::Gen(command) => generate::run(&command),
         Command::Health(args) => health::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Eval(args) => eval::run(&args),

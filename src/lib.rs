@@ -11,6 +11,8 @@ mod app;
 
 mod envoy;
 
+mod wiring;
+
 mod authorizer;
 
 mod record;

@@ -1,5 +1,7 @@
 //! `doorward check`: everything that is wrong with a policy set. What is looked for, and the words for it, are `policy`'s;
-//! this prints.
+//! this prints. `envoy` is the same for an Envoy configuration.
+
+mod envoy;
 
 use std::{io::IsTerminal as _, path::PathBuf};
 
@@ -26,20 +28,27 @@ Examples:
   doorward check bundle.tar.gz --strict                warnings count too
   doorward check --config doorward.yaml                its bundles, signatures, limits and shadow
   doorward check policy/ --output json | jq .findings
+  doorward check --envoy envoy.yaml                    what weakens doorward in an Envoy configuration
+  doorward check --envoy dump.json --config doorward.yaml    the answer of /config_dump, and where the two disagree
 
-Exit codes: 0 nothing is wrong, 1 there are warnings and --strict, 3 the policy would be refused")]
+Exit codes: 0 nothing is wrong, 1 there are warnings and --strict, 3 the policy would be refused; with --envoy: 0 no error,
+1 there are errors, or warnings and --strict, 3 the file cannot be read")]
 pub(super) struct Args {
     /// Files, folders and bundles with Rego and data
-    #[arg(required_unless_present = "config", conflicts_with = "config", value_name = "PATH")]
+    #[arg(required_unless_present_any = ["config", "envoy"], conflicts_with_all = ["config", "envoy"], value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Check the policy of this configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Check this Envoy configuration instead: a bootstrap, or the answer of the admin's `/config_dump`; with --config
+    /// also against ours
+    #[arg(long, value_name = "FILE")]
+    envoy: Option<PathBuf>,
     /// The rule that decides, as a path below `data`
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "envoy")]
     decision: Option<String>,
     /// The sources are Rego v0
-    #[arg(long, conflicts_with = "config")]
+    #[arg(long, conflicts_with_all = ["config", "envoy"])]
     v0_compatible: bool,
     /// Fail on warnings too
     #[arg(long)]
@@ -56,6 +65,9 @@ enum Output {
 }
 
 pub(super) fn run(args: &Args) -> Exit {
+    if let Some(file) = &args.envoy {
+        return envoy::run(file, args.config.as_deref(), args.strict, args.output);
+    }
     let looked = match look(args, clock::now()) {
         Ok(looked) => looked,
         Err(error) => {
@@ -121,6 +133,20 @@ struct Counts {
     notes: usize,
 }
 
+impl Counts {
+    fn of(severities: impl Iterator<Item = Severity>) -> Self {
+        let mut counts = Self { errors: 0, warnings: 0, notes: 0 };
+        for severity in severities {
+            match severity {
+                Severity::Error => counts.errors += 1,
+                Severity::Warning => counts.warnings += 1,
+                Severity::Note => counts.notes += 1,
+            }
+        }
+        counts
+    }
+}
+
 impl Report {
     fn new(looked: Vec<(String, Inspection)>) -> Self {
         let decision = looked.first().and_then(|(path, found)| found.decides.then(|| path.clone()));
@@ -132,8 +158,7 @@ impl Report {
             }
         }
         findings.sort_by_key(Problem::severity);
-        let count = |severity| findings.iter().filter(|problem| problem.severity() == severity).count();
-        let counts = Counts { errors: count(Severity::Error), warnings: count(Severity::Warning), notes: count(Severity::Note) };
+        let counts = Counts::of(findings.iter().map(Problem::severity));
         Self { findings, counts, decision }
     }
 
