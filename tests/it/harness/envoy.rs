@@ -57,10 +57,37 @@ impl Envoy {
         server.write(folder.path(), "server");
         let config = folder.path().join("envoy.yaml");
         fs::write(&config, yaml(folder.path(), doorward, upstream, echo, options)).unwrap();
+        Some(Self::run(&binary, folder, ["http", "tcp"], doorward.operations))
+    }
+
+    /// Envoy as `doorward gen envoy` prints it, with `flags` beside those of address, upstream, socket and certificates.
+    pub fn printed(doorward: &Doorward, upstream: SocketAddr, flags: &[&str]) -> Option<Self> {
+        let binary = peer("Envoy", "envoy/_bin/envoy")?;
+        let folder = TempDir::new().unwrap();
+        let server = doorward.ca.leaf(|params| {
+            params.subject_alt_names = vec![rcgen::SanType::DnsName("localhost".try_into().unwrap())];
+        });
+        let (certificate, key) = server.write(folder.path(), "server");
+        let printed = Command::new(env!("CARGO_BIN_EXE_doorward"))
+            .args(["gen", "envoy", "--listen", "127.0.0.1:0", "--admin", "0", "--upstream", &upstream.to_string()])
+            .arg("--socket")
+            .arg(doorward.socket())
+            .args(["--certificate".as_ref(), certificate.as_os_str(), "--key".as_ref(), key.as_os_str()])
+            .args(["--ca".as_ref(), doorward.path("bundle.pem").as_os_str()])
+            .args(flags)
+            .output()
+            .unwrap();
+        assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+        fs::write(folder.path().join("envoy.yaml"), printed.stdout).unwrap();
+        Some(Self::run(&binary, folder, ["inbound", "inbound"], doorward.operations))
+    }
+
+    /// Starts the binary on `envoy.yaml` in `folder`; `names` are its listeners for HTTP and TCP, which may be one.
+    fn run(binary: &Path, folder: TempDir, names: [&str; 2], unknown: SocketAddr) -> Self {
         let log = File::create(folder.path().join("envoy.log")).unwrap();
         let child = Command::new(binary)
             .args(["--use-dynamic-base-id", "--concurrency", "1", "-l", "warning", "-c"])
-            .arg(&config)
+            .arg(folder.path().join("envoy.yaml"))
             .arg("--admin-address-path")
             .arg(folder.path().join("admin"))
             .stdin(Stdio::null())
@@ -68,22 +95,23 @@ impl Envoy {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut envoy = Self { child, folder, http: doorward.operations, tcp: doorward.operations, admin: doorward.operations };
+        let mut envoy = Self { child, folder, http: unknown, tcp: unknown, admin: unknown };
         envoy.admin = eventually(&format!("Envoy's admin address, log:\n{}", envoy.log()), || {
             fs::read_to_string(envoy.path("admin")).ok()?.trim().parse().ok()
         });
         let listeners = eventually(&format!("Envoy's listeners, log:\n{}", envoy.log()), || {
             let listeners: Value = serde_json::from_str(&envoy.admin("GET", "/listeners?format=json")).ok()?;
             let found = listeners["listener_statuses"].as_array()?.clone();
-            (found.len() == 2 && envoy.admin("GET", "/ready").contains("LIVE")).then_some(found)
+            let all = names.iter().all(|name| found.iter().any(|listener| listener["name"] == *name));
+            (all && envoy.admin("GET", "/ready").contains("LIVE")).then_some(found)
         });
         let port = |name: &str| {
             let listener = listeners.iter().find(|listener| listener["name"] == name).unwrap();
             let port = listener["local_address"]["socket_address"]["port_value"].as_u64().unwrap();
             SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()))
         };
-        (envoy.http, envoy.tcp) = (port("http"), port("tcp"));
-        Some(envoy)
+        (envoy.http, envoy.tcp) = (port(names[0]), port(names[1]));
+        envoy
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -104,12 +132,17 @@ impl Envoy {
             stream.read_to_string(&mut answer)?;
             Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
         };
-        let body = ask().unwrap_or_default();
-        // The admin interface answers in one chunk: a line with its size stands before it.
-        match body.split_once("\r\n") {
-            Some((size, rest)) if u64::from_str_radix(size, 16).is_ok() => rest.trim_end_matches("\r\n0\r\n\r\n").to_owned(),
-            _ => body,
+        let mut rest = ask().unwrap_or_default();
+        let mut body = String::new();
+        // The answer comes in chunks, each after a line with its size.
+        while let Some((size, chunk)) = rest.split_once("\r\n")
+            && let Ok(size @ 1..) = usize::from_str_radix(size, 16)
+            && let Some((text, next)) = chunk.split_at_checked(size)
+        {
+            body.push_str(text);
+            rest = next.strip_prefix("\r\n").unwrap_or(next).to_owned();
         }
+        if body.is_empty() { rest } else { body }
     }
 
     /// The value of one of Envoy's counters.
