@@ -27,6 +27,6 @@ mod wanted;
 
 pub use self::{
     builtins::context::{Drawn, drawn_of},
-    engine::PolicySet,
+    engine::{Failure, PolicySet},
     reload::{PolicyStore, Reload},
 };

@@ -29,5 +29,7 @@ for folder in "${folders[@]}"; do
     # shellcheck disable=SC2086 # The paths are split on purpose; none of ours has a space.
     "$opa" test $folder >/dev/null || fail "opa test $folder"
     "$doorward" test $folder >/dev/null || fail "doorward test $folder"
+    # shellcheck disable=SC2086
+    "$doorward" check --strict $folder >/dev/null || fail "doorward check --strict $folder"
 done
 printf 'policies: %s folders agree\n' "${#folders[@]}"

@@ -14,6 +14,9 @@ use crate::{
     policy::bench::{self, AnsweredBy, Plan, Times, bench},
 };
 
+/// Shortest limit of one evaluation.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Only the evaluation is measured: not the wire, identity and record of a call. Numbers of one run compare with each other,
@@ -75,8 +78,12 @@ fn measure(args: &Args) -> Result<Report, Exit> {
         complain(format_args!("the call is denied before any policy is asked ({reason}); `doorward eval` says more"));
         Exit::Invalid
     })?;
-    let plan =
-        Plan { duration: Duration::from(args.duration), threads: usize::from(args.threads), limit: sidecar.settings.evaluation };
+    let plan = Plan {
+        duration: Duration::from(args.duration),
+        threads: usize::from(args.threads),
+        // Where a busy machine makes one evaluation wait, that is no reason to stop.
+        limit: sidecar.settings.evaluation.max(PATIENCE),
+    };
     let set = &sidecar.policy.set;
     let measured = bench(set, &input, &plan, &progress()).map_err(|failure| {
         complain(format_args!("an evaluation failed: {} ({})", failure.detail, failure.reason));

@@ -13,6 +13,7 @@ use crate::{
     policy::{
         input::Here,
         inspect::{Opened, open},
+        problem::Code,
     },
     request::Request,
     trust::TrustStore,
@@ -76,6 +77,9 @@ impl Args {
         let opened = open(&policy, now).map_err(|error| {
             for problem in &error.problems {
                 complain(problem);
+            }
+            if self.config.is_none() && error.problems.iter().any(|problem| problem.code == Code::NoDecision) {
+                complain("the rule that decides is not named; add `--decision PATH`");
             }
             Exit::Invalid
         })?;

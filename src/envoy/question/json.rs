@@ -215,6 +215,8 @@ fn http(http: Http) -> context::HttpRequest {
     let Http { id, method, headers, header_map, path, host, scheme, query, fragment, size, protocol, body, raw_body } = http;
     let header = |Header { key, value, raw_value }| core::HeaderValue { key, value, raw_value };
     let header_map = header_map.map(|map| core::HeaderMap { headers: map.headers.into_iter().map(header).collect() });
+    // Envoy sends one of the two. The input document shows the list joined, besides the list itself.
+    let headers = if header_map.as_ref().is_some_and(|map| !map.headers.is_empty()) { HashMap::new() } else { headers };
     context::HttpRequest { id, method, headers, header_map, path, host, scheme, query, fragment, size, protocol, body, raw_body }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::doorward;
 use crate::harness::{
-    check::{Answer, Check},
+    check::{Answer, Check, pairs},
     doorward::{Doorward, Setup},
 };
 
@@ -154,6 +154,8 @@ fn what_cannot_be_used_and_what_fails_end_apart() {
         assert_eq!(output.status.code(), Some(code), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         assert!(code != 3 || !output.stderr.is_empty(), "{args:?}");
     }
+    let unnamed = doorward(&["eval", "--policy", &other, "--path", "/"]);
+    assert!(String::from_utf8_lossy(&unnamed.stderr).contains("`--decision PATH`"));
     assert_eq!(eval(&["--policy", &twice, "--path", "/a/b"]).1["reason"], "policy_error");
     let output = doorward(&["eval", "--output", "json", "--policy", &endless, "--path", "/a", "--timeout", "50ms"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -183,6 +185,11 @@ async fn a_captured_request_is_answered_as_serve_answers_it() {
         get("/orders").decision(&deny).header("authorization", "Bearer s3cr3t"),
         get("/orders").body("application/json", r#"{"pin": 1.5, "list": [1, "a"]}"#),
         get("/a/../b"),
+        get("/raw").raw_headers(&[("x-a", b"1"), ("x-a", b"\xff")]),
+        get("/meta").change(|attributes| {
+            attributes.metadata_context = Some(envoy_types::pb::envoy::config::core::v3::Metadata::default());
+            attributes.context_extensions = pairs(&[("route", "r")]);
+        }),
         get("/orders").certificate("broken"),
         get("/").decision(&json!({"allowed": 5})),
         Check::tcp(),
@@ -221,6 +228,11 @@ async fn a_captured_request_is_answered_as_serve_answers_it() {
             }
             input
         };
+        // What the document shows of the request is the same request.
+        fs::write(&file, json!({"attributes": report["input"]["attributes"]}).to_string()).unwrap();
+        let (again, shown) = eval(&["--config", config.to_str().unwrap(), "--input", file.to_str().unwrap()]);
+        assert_eq!((again, &shown["form"]), (code, &json!("check")), "{shown}");
+        assert_eq!(unlike(shown["input"].clone()), unlike(report["input"].clone()));
         if served.metadata.get("input").is_some() {
             assert_eq!(unlike(report["answer"]["dynamic_metadata"]["input"].clone()), unlike(served.input().clone()));
         }
