@@ -4,6 +4,7 @@
 
 mod client;
 mod download;
+mod keys;
 mod operations;
 mod reload;
 mod upload;
@@ -32,7 +33,7 @@ use crate::{
         descriptors::Descriptors,
         listener::{self, Callers, Listener, Occupied},
     },
-    identity::{Identity, PeerRules, caller::CallerVerifier},
+    identity::{Identity, PeerRules, caller::CallerVerifier, tokens::Tokens},
     policy::{PolicyStore, input::Here},
     readiness::Readiness,
     record::{self, Recorder},
@@ -108,13 +109,17 @@ impl App {
         let (policies, shadow) = (Arc::new(PolicyStore::default()), Arc::new(PolicyStore::default()));
         let descriptors = Arc::new(Descriptors::default());
         descriptors.reload(config.policy.proto_descriptor.as_deref()).context("loading the descriptors of gRPC messages")?;
+        let tokens = Arc::new(Tokens::new(&config.tokens, Arc::clone(&trust)).context("loading the API keys")?);
+        let mut secrets = config.records.clone();
+        secrets.mask.headers.extend(config.tokens.secret_headers().map(str::to_owned));
         let logs = telemetry.logger();
         let (recorder, records) =
-            Recorder::start(&config.records, &instance, telemetry.metrics(), logs, &policies).context("starting the records")?;
+            Recorder::start(&secrets, &instance, telemetry.metrics(), logs, &policies).context("starting the records")?;
         let readiness = Readiness::default();
         let authorizer = Arc::new(Authorizer::new(authorizer::Parts {
             settings: authorizer::Settings::new(&config),
             identity: Identity::new(Arc::clone(&trust)),
+            tokens: Arc::clone(&tokens),
             policies: Arc::clone(&policies),
             permits: Arc::new(Permits::new(evaluators, config.limits.queue)),
             recorder: recorder.clone(),
@@ -143,6 +148,7 @@ impl App {
             policies,
             shadow,
             trust,
+            tokens,
             descriptors,
             certificates,
             readiness: readiness.clone(),
@@ -153,6 +159,7 @@ impl App {
             shadow_refused: Told::default(),
             bundle_refused: Told::default(),
             trust_refused: Told::default(),
+            tokens_refused: Told::default(),
             descriptors_refused: Told::default(),
             certificate_refused: Told::default(),
             waiting: Told::default(),

@@ -1,6 +1,7 @@
 //! The way of a request: who calls, may it be decided now, what does the policy say, and the record of it. Every
 //! failure on the way is a denial with a reason of its own; nothing but a policy in force makes an allow.
 
+mod caller;
 mod permit;
 mod shadow;
 pub mod trial;
@@ -15,7 +16,10 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use self::shadow::{Said, Taken};
+use self::{
+    caller::Caller,
+    shadow::{Said, Taken},
+};
 pub use self::{
     permit::Permits,
     shadow::{Shadow, ShadowSettings},
@@ -23,7 +27,12 @@ pub use self::{
 use crate::{
     clock::Now,
     config::{self, Compat, RecordWrite},
-    identity::{Identity, Peer, PeerRules, Who},
+    identity::{
+        Identity, Peer, PeerRules,
+        token::Kind,
+        tokens::{Presented, Tokens},
+    },
+    inventory::Credentials,
     policy::{
         Drawn, PolicySet, PolicyStore,
         decision::{Answer, Outcome, read},
@@ -35,7 +44,7 @@ use crate::{
         metrics::{Metrics, RecordKind, RecordResult, Stage},
         trace::TraceIds,
     },
-    verdict::{Decision, Mode, Protocol, Reason},
+    verdict::{Decision, Mode, Protocol, Reason, Signal, SignalName},
 };
 
 /// A route says by this context extension, set in Envoy's configuration and never by a client, that it takes ambiguous
@@ -55,12 +64,23 @@ pub struct Settings {
     pub rule: Arc<str>,
     /// The second policy set, where there is one.
     pub shadow: Option<ShadowSettings>,
+    /// What a 401 tells about where to get a token; none where no tokens are taken.
+    pub challenge: Option<Challenge>,
+}
+
+/// The part of a `WWW-Authenticate` that stands in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Challenge {
+    /// RFC 9728 §5.1.
+    pub resource_metadata: Option<Arc<str>>,
 }
 
 impl Settings {
     pub fn new(config: &config::Config) -> Self {
-        let config::Config { mode, answer, records, policy, .. } = config;
-        Self { mode: *mode, answer: answer.clone(), write: records.write, ..Self::of_policy(policy) }
+        let config::Config { mode, answer, records, policy, tokens, .. } = config;
+        let challenge = (!tokens.takes_nothing())
+            .then(|| Challenge { resource_metadata: tokens.resource_metadata.as_ref().map(|url| url.as_str().into()) });
+        Self { mode: *mode, answer: answer.clone(), write: records.write, challenge, ..Self::of_policy(policy) }
     }
 
     /// All that does not concern policy by default.
@@ -73,6 +93,7 @@ impl Settings {
             write: RecordWrite::default(),
             rule: policy.decision.as_str().into(),
             shadow: ShadowSettings::new(policy),
+            challenge: None,
         }
     }
 }
@@ -115,6 +136,7 @@ pub struct Decided {
 pub struct Parts {
     pub settings: Settings,
     pub identity: Identity,
+    pub tokens: Arc<Tokens>,
     pub policies: Arc<PolicyStore>,
     pub permits: Arc<Permits>,
     pub recorder: Recorder,
@@ -127,6 +149,9 @@ pub struct Parts {
 pub struct Authorizer {
     settings: ArcSwap<Settings>,
     identity: Identity,
+    tokens: Arc<Tokens>,
+    /// Who presented which credential.
+    credentials: Credentials,
     policies: Arc<PolicyStore>,
     permits: Arc<Permits>,
     recorder: Recorder,
@@ -138,6 +163,7 @@ pub struct Authorizer {
 #[derive(Default)]
 struct Findings {
     peer: Option<Arc<Peer>>,
+    principal: Option<Arc<str>>,
     input: KeptInput,
     policy: Option<Arc<PolicySet>>,
     /// The value of the decision rule, as the policy gave it.
@@ -151,8 +177,9 @@ struct Findings {
 
 impl Authorizer {
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, identity, policies, permits, recorder, shadow, metrics } = parts;
-        Self { settings: ArcSwap::from_pointee(settings), identity, policies, permits, recorder, shadow, metrics }
+        let Parts { settings, identity, tokens, policies, permits, recorder, shadow, metrics } = parts;
+        let (settings, credentials) = (ArcSwap::from_pointee(settings), Credentials::default());
+        Self { settings, identity, tokens, credentials, policies, permits, recorder, shadow, metrics }
     }
 
     /// The settings in force.
@@ -190,14 +217,12 @@ impl Authorizer {
         let mode = call.settings.mode;
         let deny = |reason, detail| Outcome::denied(id, mode, reason, detail);
 
-        let began = Clock::now();
-        let who = self.identity.who(request.source.as_ref(), xfcc(request), &call.listener.rules, call.now);
-        self.metrics.stage(Stage::Identity, began.elapsed());
-        let Known { peer, peer_error, invalid } = who.into();
-        let facts = Facts { request, peer: peer.as_deref(), peer_error, here: &call.listener.here, now: call.now };
-        findings.peer = peer.clone();
+        let caller = self.identify(call, request);
+        (findings.peer, findings.principal) = (caller.peer.clone(), caller.principal.clone());
+        let facts = caller.facts(request, &call.listener.here, call.now);
+        let refused = caller.refused(call.settings.compat);
 
-        if let Some((reason, detail)) = refused_before(call.settings.compat, request, invalid, unparsable) {
+        if let Some((reason, detail)) = refused_before(call.settings.compat, request, refused, unparsable) {
             findings.input = self.keep(&facts);
             return deny(reason, detail);
         }
@@ -206,7 +231,7 @@ impl Authorizer {
         let began = Clock::now();
         let permit = {
             let _waiting = self.metrics.check_waits();
-            self.permits.acquire(peer.as_ref().map(|peer| &*peer.text), call.deadline).await
+            self.permits.acquire(caller.principal.as_deref(), call.deadline).await
         };
         self.metrics.stage(Stage::Wait, began.elapsed());
         let permit = match permit {
@@ -233,10 +258,38 @@ impl Authorizer {
                 return deny(failure.reason, Some(failure.detail));
             }
         };
-        let life = peer.and_then(|peer| remaining_life(&peer, call.now));
-        let outcome = concluded(id, mode, call.settings.compat, value.as_ref(), life);
+        let outcome = concluded(id, mode, call.settings.compat, value.as_ref(), caller.remaining_life(call.now));
         findings.result = value;
         outcome
+    }
+
+    /// Who calls: the peer by its certificate, and what the request's own credentials add.
+    fn identify(&self, call: &Call<'_>, request: &Request) -> Caller {
+        let began = Clock::now();
+        let who = self.identity.who(request.source.as_ref(), xfcc(request), &call.listener.rules, call.now);
+        self.metrics.stage(Stage::Identity, began.elapsed());
+        let mut caller = Caller::from(who);
+        let began = Clock::now();
+        if let (Some(http), None) = (&request.http, caller.peer_invalid) {
+            caller.with(self.tokens.present(http, caller.peer.as_deref(), call.now));
+        }
+        if let Some(peer) = &caller.peer {
+            caller.signals = self.signals(peer, &caller.presented, call.now);
+        }
+        self.metrics.stage(Stage::Tokens, began.elapsed());
+        caller
+    }
+
+    /// What is noticed about the peer's credentials. A transaction token goes from hand to hand by design.
+    fn signals(&self, peer: &Peer, presented: &Presented, now: Now) -> Vec<Signal> {
+        let seen = presented.tokens.iter().filter(|bound| bound.token.kind != Kind::Transaction).filter_map(|bound| {
+            let token = &bound.token;
+            let since = self.credentials.presented(&token.fingerprint, &peer.text, token.validity.until, now)?;
+            self.metrics.credential_reused(token.kind.as_str());
+            let detail = format!("{} {}", token.kind.as_str(), token.fingerprint);
+            Some(Signal { name: SignalName::CredentialReuse, since_ns: since.ns, detail })
+        });
+        seen.collect()
     }
 
     /// The input as the record keeps it. Made here and not by the writer: a record that travels with a thousand small
@@ -248,7 +301,7 @@ impl Authorizer {
 
     /// Writes the record, which may still turn an allow into a denial, and counts.
     async fn finish(&self, call: &Call<'_>, request: &Request, mut outcome: Outcome, findings: Findings) -> Decided {
-        let Findings { peer, input, policy, result, drawn, evaluation, taken } = findings;
+        let Findings { peer, principal, input, policy, result, drawn, evaluation, taken } = findings;
         if let (Some(taken), Some(policy)) = (taken, &policy) {
             self.shadow.compare(taken, &Said { outcome: &outcome, result: result.as_ref(), policy, rule: &call.settings.rule });
         }
@@ -266,7 +319,7 @@ impl Authorizer {
             mode: outcome.mode,
             protocol: request.protocol(),
             listener: Arc::clone(&call.listener.name),
-            principal: peer.as_ref().map(|peer| Arc::clone(&peer.text)),
+            principal,
             peer: peer.map(|peer| PeerRecord {
                 spiffe_id: Arc::clone(&peer.text),
                 evidence: peer.evidence,
@@ -309,27 +362,6 @@ impl Authorizer {
     }
 }
 
-/// What is known of the peer.
-struct Known {
-    peer: Option<Arc<Peer>>,
-    /// Why there is none.
-    peer_error: Option<Reason>,
-    /// The same, where nobody may be believed to be behind it.
-    invalid: Option<Reason>,
-}
-
-impl From<Who> for Known {
-    fn from(who: Who) -> Self {
-        let (peer, peer_error, invalid) = match who {
-            Who::Absent => (None, None, None),
-            Who::NoSvid(reason) => (None, Some(reason), None),
-            Who::Proved(peer) => (Some(peer), None, None),
-            Who::Invalid(reason) => (None, Some(reason), Some(reason)),
-        };
-        Self { peer, peer_error, invalid }
-    }
-}
-
 /// Why a call is denied before any policy is asked.
 fn refused_before(
     compat: Option<Compat>,
@@ -338,7 +370,7 @@ fn refused_before(
     unparsable: Option<String>,
 ) -> Option<(Reason, Option<String>)> {
     match (invalid, unparsable) {
-        (Some(reason), _) if compat.is_none() => Some((reason, None)),
+        (Some(reason), _) => Some((reason, None)),
         (_, Some(detail)) => Some((Reason::RequestParseError, Some(detail))),
         _ if compat.is_none() && takes_no_such_path(request) => Some((Reason::AmbiguousPath, None)),
         _ => None,
@@ -368,10 +400,4 @@ fn takes_no_such_path(request: &Request) -> bool {
 fn warnings(answer: &Answer) -> Option<String> {
     let texts: Vec<String> = answer.warnings.iter().map(ToString::to_string).collect();
     (!texts.is_empty()).then(|| texts.join("; "))
-}
-
-/// How long the credential of the peer still lives.
-fn remaining_life(peer: &Peer, now: Now) -> Option<Duration> {
-    let not_after = u64::try_from(peer.x509.as_ref()?.not_after).unwrap_or_default();
-    Some(Now::from_seconds(not_after).since_epoch().saturating_sub(now.since_epoch()))
 }

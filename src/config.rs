@@ -5,6 +5,7 @@ mod bundle;
 mod check;
 mod file;
 mod node;
+mod tokens;
 mod units;
 mod upload;
 
@@ -24,6 +25,7 @@ pub use self::{
     bundle::{Bundle, Download, Poll, Signing, SigningAlgorithm, SigningKey, Source},
     file::{ConfigError, Environment, load},
     node::{Node, Value},
+    tokens::{ApiKeys, Dpop, Foreign, Issuer, IssuerKind, JwtSvid, TokenAlgorithm, Tokens},
     units::{Address, FileMode, Size, Span},
     upload::Upload,
 };
@@ -42,6 +44,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     #[serde(default)]
     pub trust: Trust,
+    #[serde(default)]
+    pub tokens: Tokens,
     pub policy: Policy,
     #[serde(default)]
     pub answer: Answer,
@@ -536,6 +540,7 @@ impl Config {
             resolve(&mut tls.certificate);
             resolve(&mut tls.key);
         }
+        self.tokens.paths_mut().for_each(resolve);
         self.policy.proto_descriptor.iter_mut().for_each(resolve);
         if let Sink::File(file) = &mut self.records.sink {
             resolve(&mut file.path);

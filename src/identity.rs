@@ -17,7 +17,17 @@ use crate::{
     verdict::{Evidence, Reason},
 };
 
+mod api_key;
+mod binding;
 pub mod caller;
+mod claims;
+mod delegation;
+mod dpop;
+mod jwt;
+pub mod keys;
+mod replay;
+pub mod token;
+pub mod tokens;
 mod x509;
 mod xfcc;
 

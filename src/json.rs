@@ -1,98 +1,199 @@
-//! What JSON of others must keep to before it is believed: serde_json takes the last of two members of one name, another
-//! reader the first, so a document with two says different things to different readers (RFC 8259 §4).
+//! JSON that somebody else wrote, where it must mean one thing to every reader: no name twice in an object, no nesting
+//! without end, no key that `serde_json` keeps for itself. What opa-envoy-plugin reads more loosely (request bodies) is
+//! read in `envoy/decode`.
 
-use std::{collections::HashSet, fmt};
+use std::{borrow::Cow, fmt};
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error as _, MapAccess, SeqAccess, Visitor},
-};
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
 
-/// Checks that the bytes are one JSON document in which no object has two members of one name.
-///
-/// # Errors
-/// What is wrong with it, as serde_json says it; a name that stands twice is not quoted.
-pub fn unique_names(bytes: &[u8]) -> Result<(), serde_json::Error> {
-    serde_json::from_slice::<Unique>(bytes).map(drop)
+/// With arbitrary precision, `serde_json` hands numbers through an object with a private key; a sender of such an object
+/// would have it turned into a number.
+pub const RESERVED: &str = "$serde_json::private::";
+
+/// Why a text is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum JsonError {
+    #[error(transparent)]
+    Syntax(#[from] serde_json::Error),
+    #[error("key that starts with `{RESERVED}`")]
+    ReservedKey,
 }
 
-struct Unique;
-
-impl<'de> Deserialize<'de> for Unique {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Walk)
+/// One object and nothing after it, at most `depth` levels deep, in which no object has a name twice (RFC 8259 §4 leaves
+/// open what such a text means, so two readers may see two things).
+pub fn strict_object(text: &[u8], depth: usize) -> Result<Map<String, Value>, JsonError> {
+    let text = str::from_utf8(text).map_err(de::Error::custom).map_err(JsonError::Syntax)?;
+    if has_reserved_key(text) {
+        return Err(JsonError::ReservedKey);
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = Strict { left: depth }.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    match value {
+        Value::Object(members) => Ok(members),
+        _ => Err(JsonError::Syntax(de::Error::custom("not an object"))),
     }
 }
 
-struct Walk;
+/// Whether an object has a key of `serde_json`'s own, written plainly or with `\u` escapes. Exact for valid JSON; for
+/// anything else the parser has the last word.
+pub fn has_reserved_key(text: &str) -> bool {
+    if !text.contains(RESERVED) && !text.contains("\\u") {
+        return false;
+    }
+    let mut rest = text;
+    while let Some((_, opened)) = rest.split_once('"') {
+        let Some(end) = string_end(opened) else { return false };
+        let Some((literal, after)) = opened.split_at_checked(end) else { return false };
+        let after = after.strip_prefix('"').unwrap_or(after);
+        if after.trim_start().starts_with(':') && unquoted(literal).starts_with(RESERVED) {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
 
-impl<'de> Visitor<'de> for Walk {
-    type Value = Unique;
+/// Where the closing quote is, counted from after the opening one.
+fn string_end(opened: &str) -> Option<usize> {
+    let mut escaped = false;
+    opened.bytes().position(|byte| {
+        let closes = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        closes
+    })
+}
+
+/// The text of a string literal; of one that is not valid, the literal itself.
+fn unquoted(literal: &str) -> Cow<'_, str> {
+    if !literal.contains('\\') {
+        return Cow::Borrowed(literal);
+    }
+    serde_json::from_str(&format!("\"{literal}\"")).map_or(Cow::Borrowed(literal), Cow::Owned)
+}
+
+/// Reads a value with so many levels left below it.
+#[derive(Clone, Copy)]
+struct Strict {
+    left: usize,
+}
+
+impl Strict {
+    fn below<E: de::Error>(self) -> Result<Self, E> {
+        let left = self.left.checked_sub(1).ok_or_else(|| E::custom("nested too deeply"))?;
+        Ok(Self { left })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
+        f.write_str("a JSON value")
     }
 
-    // A number of arbitrary precision comes as an object of one member, too.
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Unique, A::Error> {
-        let mut names = HashSet::new();
-        while let Some(name) = map.next_key::<String>()? {
-            if !names.insert(name) {
-                return Err(A::Error::custom("an object has two members of one name"));
-            }
-            map.next_value::<Unique>()?;
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let below = self.below()?;
+        let mut array = Vec::new();
+        while let Some(item) = items.next_element_seed(below)? {
+            array.push(item);
         }
-        Ok(Unique)
+        Ok(Value::Array(array))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Unique, A::Error> {
-        while items.next_element::<Unique>()?.is_some() {}
-        Ok(Unique)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Unique, E> {
-        Ok(Unique)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Unique, E> {
-        Ok(Unique)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Unique, E> {
-        Ok(Unique)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Unique, E> {
-        Ok(Unique)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Unique, E> {
-        Ok(Unique)
-    }
-
-    fn visit_unit<E>(self) -> Result<Unique, E> {
-        Ok(Unique)
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let below = self.below()?;
+        let mut members = Map::new();
+        while let Some(name) = entries.next_key::<String>()? {
+            // No text with such a key comes this far, so that this is the parser handing a number over.
+            if name.starts_with(RESERVED) {
+                let digits: String = entries.next_value()?;
+                return digits.parse::<Number>().map(Value::Number).map_err(de::Error::custom);
+            }
+            if members.contains_key(&name) {
+                return Err(de::Error::custom("a name stands twice in one object"));
+            }
+            let value = entries.next_value_seed(below)?;
+            members.insert(name, value);
+        }
+        Ok(Value::Object(members))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
-    fn a_name_stands_once_at_every_depth() {
-        for (text, sound) in [
-            ("{}", true),
-            (r#"{"a": 1, "b": [1.5e300, -2, null, true, "a", {"a": {}}]}"#, true),
-            (r#"[{"a": 1}, {"a": 1}]"#, true),
-            (r#"{"a": 123456789012345678901234567890}"#, true),
-            (r#"{"a": 1, "a": 1}"#, false),
-            (r#"{"a": 1, "\u0061": 2}"#, false),
-            (r#"{"x": [{"y": {"a": 1, "b": 2, "a": 3}}]}"#, false),
-            ("{} {}", false),
-            ("", false),
+    fn one_meaning_or_none() {
+        for (text, expected) in [
+            (r#"{"a":1,"b":[true,null,"x",{"c":-1.5}]}"#, Some(json!({"a": 1, "b": [true, null, "x", {"c": -1.5}]}))),
+            (r#"{"a":{"x":1},"b":{"x":2}}"#, Some(json!({"a": {"x": 1}, "b": {"x": 2}}))),
+            ("{}", Some(json!({}))),
+            (r#"{"a":1,"a":1}"#, None),
+            (r#"{"a":1,"\u0061":2}"#, None),
+            (r#"{"a":[{"b":{"c":1,"c":2}}]}"#, None),
+            (r#"{"a":1} x"#, None),
+            (r#"{"a":1}{}"#, None),
+            (r#"{"$serde_json::private::Number":"1"}"#, None),
+            (r#"{"\u0024serde_json::private::Number":"1"}"#, None),
+            ("[]", None),
+            ("", None),
         ] {
-            assert_eq!(unique_names(text.as_bytes()).is_ok(), sound, "{text}");
+            assert_eq!(strict_object(text.as_bytes(), 8).ok().map(Value::Object), expected, "{text}");
         }
+        assert!(strict_object(b"{\"a\":\"\xff\"}", 8).is_err());
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        let read = strict_object(br#"{"n":12345678901234567890.5}"#, 4).unwrap();
+        assert_eq!(read["n"].to_string(), "12345678901234567890.5");
+    }
+
+    #[test]
+    fn nesting_has_an_end() {
+        let deep = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
+        assert!(strict_object(deep(8).as_bytes(), 8).is_ok());
+        assert!(strict_object(deep(9).as_bytes(), 8).is_err());
     }
 }

@@ -19,6 +19,8 @@ mod record;
 
 mod policy;
 
+mod inventory;
+
 mod identity;
 
 mod telemetry;

@@ -1,4 +1,5 @@
-//! Whether this process may be asked: it has a policy in force, its listeners are bound and it is not draining. The
+//! Whether this process may be asked: it has a policy in force and the keys of those whose
+//! tokens it takes, its listeners are bound and it is not draining. The
 //! operations listener tells probes, the Envoy listeners tell Envoy's health checks.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 struct Conditions {
     listening: bool,
     policy: bool,
+    keys_missing: bool,
     draining: bool,
 }
 
@@ -35,6 +37,11 @@ impl Readiness {
     /// Whether a policy is in force.
     pub fn policy(&self, in_force: bool) {
         self.change(|conditions| conditions.policy = in_force);
+    }
+
+    /// Whether the keys of every token issuer are there that we may not do without.
+    pub fn keys(&self, there: bool) {
+        self.change(|conditions| conditions.keys_missing = !there);
     }
 
     /// From now on never ready again.
@@ -69,6 +76,7 @@ fn obstacle(conditions: Conditions) -> Option<&'static str> {
         Conditions { draining: true, .. } => Some("draining"),
         Conditions { listening: false, .. } => Some("starting"),
         Conditions { policy: false, .. } => Some("no_policy"),
+        Conditions { keys_missing: true, .. } => Some("no_keys"),
         Conditions { .. } => None,
     }
 }
@@ -85,6 +93,9 @@ mod tests {
         assert_eq!(readiness.obstacle(), Some("no_policy"));
         readiness.policy(true);
         assert!(readiness.is_ready());
+        readiness.keys(false);
+        assert_eq!(readiness.obstacle(), Some("no_keys"));
+        readiness.keys(true);
         readiness.draining();
         assert_eq!((readiness.is_ready(), readiness.obstacle()), (false, Some("draining")));
     }

@@ -85,6 +85,10 @@ impl Bundles {
         self.domains.get(domain).map(|bundle| &bundle.jwt_keys)
     }
 
+    pub fn domains(&self) -> impl Iterator<Item = &TrustDomain> {
+        self.domains.keys()
+    }
+
     /// Each domain with the number of its roots and JWT keys.
     pub fn counts(&self) -> impl Iterator<Item = (&TrustDomain, usize, usize)> {
         let keys = |domain| self.jwt_keys(domain).map_or(0, |keys| keys.len());

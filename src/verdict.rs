@@ -79,6 +79,31 @@ impl Protocol {
     }
 }
 
+/// Something noticed about a caller, shown to policy as `input.signals`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signal {
+    pub name: SignalName,
+    /// When it was noticed first, in nanoseconds since the Unix epoch.
+    pub since_ns: u64,
+    /// What it is about, with no secret in it.
+    pub detail: String,
+}
+
+/// What may be noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SignalName {
+    /// The caller presented a credential that another workload had presented before.
+    CredentialReuse,
+}
+
+impl SignalName {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CredentialReuse => "credential_reuse",
+        }
+    }
+}
+
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident => $text:literal,)+) => {
         /// Why a call was decided as it was. The text form is the metric label `reason` and the record's `reason`.
@@ -157,10 +182,94 @@ reasons! {
     XfccMismatch => "xfcc_mismatch",
     /// The principal that Envoy sent is not the identity in the certificate.
     IdentityMismatch => "identity_mismatch",
+    /// A token is longer than is looked at.
+    TokenTooLarge => "token_too_large",
+    /// A token is no compact JWS that means one thing.
+    TokenMalformed => "token_malformed",
+    /// A token has header parameters that must be understood, and are not.
+    TokenCritical => "token_critical",
+    /// A token is not signed in a way that its issuer's keys and our configuration allow.
+    TokenAlgorithm => "token_algorithm",
+    /// The `typ` of a token is not of the kind that is taken in its place.
+    TokenType => "token_type",
+    /// A credential is nobody's whose tokens are taken.
+    TokenIssuer => "token_issuer",
+    /// A token is not meant for us.
+    TokenAudience => "token_audience",
+    /// A claim that its kind needs is missing from a token, or of another form.
+    TokenClaims => "token_claims",
+    /// A token has expired.
+    TokenExpired => "token_expired",
+    /// A token is not valid yet, or was issued in the future.
+    TokenNotYetValid => "token_not_yet_valid",
+    /// A token lives longer than is taken.
+    TokenLifetime => "token_lifetime",
+    /// The signature of a token is not its issuer's.
+    TokenSignature => "token_signature",
+    /// The key that a token names is not known (yet).
+    TokenUnknownKey => "token_unknown_key",
+    /// The keys of a token's issuer have never been fetched.
+    TokenNoKeys => "token_no_keys",
+    /// The keys of a token's issuer have not been confirmed for too long.
+    TokenKeysStale => "token_keys_stale",
+    /// A credential that may be there once is there several times.
+    TokenRepeated => "token_repeated",
+    /// A token is bound to a certificate or key that the peer has not proved.
+    TokenBinding => "token_binding",
+    /// A token is bound to nothing, and it had to be.
+    TokenUnbound => "token_unbound",
+    /// A proof or a token for one use has been used before.
+    TokenReplayed => "token_replayed",
+    /// The proof of possession beside a token is missing or does not hold.
+    DpopProof => "dpop_proof",
+    /// A JWT-SVID is another workload's than the peer's.
+    TokenMismatch => "token_mismatch",
+    /// The actor that a token names is another workload than the peer.
+    ActorMismatch => "actor_mismatch",
+    /// A token's chain of actors is too long or of another form.
+    DelegationInvalid => "delegation_invalid",
+    /// An API key is not known.
+    ApiKeyUnknown => "api_key_unknown",
+    /// An API key has expired.
+    ApiKeyExpired => "api_key_expired",
+    /// An API key is not for this workload.
+    ApiKeyWorkload => "api_key_workload",
     /// The record of the decision could not be written, and it had to be.
     RecordUnavailable => "record_unavailable",
     /// A failure inside doorward itself.
     InternalError => "internal_error",
+}
+
+impl Reason {
+    /// Whether a token is to blame, so that another one may help: HTTP calls that 401 (RFC 6750 §3.1).
+    pub const fn is_about_a_token(self) -> bool {
+        matches!(
+            self,
+            Self::TokenTooLarge
+                | Self::TokenMalformed
+                | Self::TokenCritical
+                | Self::TokenAlgorithm
+                | Self::TokenType
+                | Self::TokenIssuer
+                | Self::TokenAudience
+                | Self::TokenClaims
+                | Self::TokenExpired
+                | Self::TokenNotYetValid
+                | Self::TokenLifetime
+                | Self::TokenSignature
+                | Self::TokenUnknownKey
+                | Self::TokenNoKeys
+                | Self::TokenKeysStale
+                | Self::TokenRepeated
+                | Self::TokenBinding
+                | Self::TokenUnbound
+                | Self::TokenReplayed
+                | Self::DpopProof
+                | Self::TokenMismatch
+                | Self::ActorMismatch
+                | Self::DelegationInvalid
+        )
+    }
 }
 
 impl fmt::Display for Reason {

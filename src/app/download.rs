@@ -1,7 +1,7 @@
 //! Fetching bundles over the network: one task for each, which asks, waits and asks again, and hands what comes to
 //! `policy`, which decides what becomes of it. How one request is made is `request`'s.
 
-mod request;
+pub(super) mod request;
 
 use std::{collections::BTreeMap, sync::Arc};
 

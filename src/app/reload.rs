@@ -21,12 +21,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::download::Downloads;
+use super::{
+    download::Downloads,
+    keys::{self, KeyTasks},
+};
 use crate::{
     authorizer::{Authorizer, Settings},
     clock::{self, Now},
     config::{self, Config},
     envoy::descriptors::{Descriptors, Look},
+    identity::{keys::KeyStore, tokens::Tokens},
     policy::{PolicyStore, Reload},
     readiness::Readiness,
     record::{Body, PolicyOutcome, PolicyRecord, PolicyRef, Record, Recorder},
@@ -50,6 +54,7 @@ pub(super) struct Reloader {
     /// The second policy set.
     pub(super) shadow: Arc<PolicyStore>,
     pub(super) trust: Arc<TrustStore>,
+    pub(super) tokens: Arc<Tokens>,
     pub(super) descriptors: Arc<Descriptors>,
     pub(super) certificates: Vec<Arc<ServerTls>>,
     pub(super) readiness: Readiness,
@@ -65,6 +70,8 @@ pub(super) struct Reloader {
     pub(super) bundle_refused: Told,
     /// Why the last trust bundles were refused.
     pub(super) trust_refused: Told,
+    /// Why the last keys of issuers, or API keys, were refused.
+    pub(super) tokens_refused: Told,
     /// Why the last descriptors of gRPC messages were refused.
     pub(super) descriptors_refused: Told,
     /// Why the last certificates of our listeners were refused.
@@ -87,6 +94,7 @@ impl Reloader {
         self.reload_config();
         let config = self.config.load();
         self.reload_trust(&config);
+        self.reload_tokens(&config);
         self.reload_certificates();
         self.reload_descriptors(&config);
         self.reload_policy(&config);
@@ -126,6 +134,7 @@ impl Reloader {
         let applied = Config {
             mode: new.mode,
             trust: new.trust.clone(),
+            tokens: new.tokens.clone(),
             policy: new.policy.clone(),
             answer: new.answer.clone(),
             ..Config::clone(&old)
@@ -164,6 +173,24 @@ impl Reloader {
             tracing::error!(error = refused, "refused new trust bundles; the old ones of their domains stay in force");
             self.metrics.trust_reloaded(Loaded::Refused);
         }
+    }
+
+    /// Keys that are fetched come by tasks of their own.
+    fn reload_tokens(&self, config: &Config) {
+        self.tokens.set(&config.tokens);
+        let api_keys = self.tokens.load_api_keys().err().map(|error| format!("{:#}", anyhow::Error::from(error)));
+        let refused = [api_keys, keys::read_files(self)].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        let refused = (!refused.is_empty()).then_some(refused);
+        if self.tokens_refused.is_news(refused.as_deref()) {
+            tracing::error!(error = refused, "refused new keys; those in force stay in force");
+        }
+        self.keys_changed();
+    }
+
+    /// Whether there are keys of every issuer that we may not do without.
+    pub(super) fn keys_changed(&self) {
+        let missing = self.tokens.key_stores().into_iter().find(|(issuer, store)| issuer.required && !store.has_keys());
+        self.readiness.keys(missing.is_none());
     }
 
     fn reload_descriptors(&self, config: &Config) {
@@ -264,6 +291,15 @@ impl Reloader {
         })
     }
 
+    fn issuers(&self) -> Vec<Value> {
+        let now = clock::now();
+        let status = |(issuer, store): (config::Issuer, Arc<KeyStore>)| {
+            let age = store.age(now).map(|age| age.as_secs());
+            json!({ "issuer": issuer.issuer, "kind": issuer.kind, "keys": store.count(), "age_s": age })
+        };
+        self.tokens.key_stores().into_iter().map(status).collect()
+    }
+
     /// The body of `/readyz`.
     pub(super) fn status(&self) -> Value {
         let config = self.config.load();
@@ -275,6 +311,7 @@ impl Reloader {
             "policy": self.policies.status(),
             "shadow": config.policy.shadow.as_ref().map(|_| self.shadow.status()),
             "trust": self.trust_status(),
+            "tokens": { "issuers": self.issuers(), "refused": self.tokens_refused.text() },
             "descriptors": { "refused": self.descriptors_refused.text() },
             "certificates": { "refused": self.certificate_refused.text() },
             "config": { "refused": self.refused.text(), "needs_restart": self.waiting.text() },
@@ -328,6 +365,7 @@ pub(super) async fn watch(reloader: Arc<Reloader>, stop: CancellationToken) {
     look.reset();
     let (fetched, mut deliveries) = mpsc::channel(1);
     let mut downloads = Downloads::new(Arc::clone(&reloader), fetched, stop.clone());
+    let mut key_tasks = KeyTasks::new(Arc::clone(&reloader), stop.clone());
     let mut watched = None;
     loop {
         // The watch stands before the files are read, so that no change falls between the two.
@@ -339,6 +377,7 @@ pub(super) async fn watch(reloader: Arc<Reloader>, stop: CancellationToken) {
             }
         }
         downloads.adjust();
+        key_tasks.adjust();
         tokio::select! {
             () = stop.cancelled() => return,
             _ = hangup.recv() => {
@@ -366,6 +405,7 @@ fn files(reloader: &Reloader) -> Vec<PathBuf> {
     let shadow = config.policy.shadow.iter().flat_map(|shadow| &shadow.bundles);
     files.extend(config.policy.bundles.iter().chain(shadow).filter_map(|bundle| bundle.path().map(Path::to_owned)));
     files.extend(config.policy.proto_descriptor.clone());
+    files.extend(config.tokens.files().cloned());
     files.extend(config.trust.domains.values().map(|domain| domain.bundle.clone()));
     let keys = config.policy.bundles.iter().filter_map(|bundle| config.policy.signing_of(bundle));
     files.extend(keys.flat_map(|signing| signing.keys.into_values().map(|key| key.key_file)));

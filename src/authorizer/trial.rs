@@ -9,14 +9,14 @@ use std::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Known, Settings, concluded, refused_before, remaining_life};
+use super::{Settings, caller::Caller, concluded, refused_before};
 use crate::{
     clock::Now,
     identity::Who,
     policy::{
         Drawn, Failure, PolicySet,
         decision::Outcome,
-        input::{Facts, Here, Input},
+        input::{Here, Input},
         inspect::{Explanation, Opened},
     },
     request::Request,
@@ -72,14 +72,14 @@ pub fn build(asked: &Asked<'_>, policy: &Opened, settings: &Settings, now: Now) 
     match asked {
         Asked::Document { input, .. } => Built { input: Ok(Input::of_json(input, now)), document: (*input).clone(), life: None },
         Asked::Call { request, unparsable, who, here } => {
-            let Known { peer, peer_error, invalid } = who.clone().into();
-            let facts = Facts { request, peer: peer.as_deref(), peer_error, here, now };
+            let caller = Caller::from(who.clone());
+            let facts = caller.facts(request, here, now);
             let document = serde_json::from_slice(&facts.masked(&|_, _, _| None)).unwrap_or_default();
-            let input = match refused_before(settings.compat, request, invalid, unparsable.clone()) {
+            let input = match refused_before(settings.compat, request, caller.refused(settings.compat), unparsable.clone()) {
                 Some(refused) => Err(refused),
                 None => Ok(Input::build(&facts, &policy.set)),
             };
-            Built { input, document, life: peer.and_then(|peer| remaining_life(&peer, now)) }
+            Built { input, document, life: caller.remaining_life(now) }
         }
     }
 }

@@ -91,7 +91,7 @@ fn ask(args: &Args) -> Result<Report, Exit> {
     };
     let prepared = args.question.prepare(given, &sidecar, now, &mut notes).map_err(invalid)?;
     let answered = answer(&prepared.asked(&sidecar), &sidecar.policy, &sidecar.settings, now);
-    let settings = encode::Settings::new(sidecar.settings.compat, &sidecar.settings.answer);
+    let settings = encode::Settings::new(&sidecar.settings);
     let answer = shown(encode::encode(&answered.outcome, &prepared.shape(), &settings));
     Ok(Report { form, notes, masked, recorded, ..Report::new(answered, answer, &sidecar) })
 }

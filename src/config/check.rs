@@ -1,6 +1,6 @@
 //! What spans several keys of the configuration: each finding names the key and says what to write instead.
 
-use super::{Address, Config, Listener, PeerProof, RecordWrite, Sink, bundle, upload};
+use super::{Address, Config, Listener, PeerProof, RecordWrite, Sink, bundle, tokens, upload};
 
 /// `(key, text)` for each mistake; empty when the configuration can be used.
 pub(super) fn check(config: &Config) -> Vec<(String, String)> {
@@ -18,6 +18,7 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
         ));
     }
     bundle::check(&config.policy, &mut found);
+    tokens::check(config, &mut found);
     if !config.policy.decision.split('/').any(|part| !part.is_empty()) {
         found.push((
             "policy.decision".to_owned(),

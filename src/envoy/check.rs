@@ -125,7 +125,7 @@ impl Door {
     async fn answer(&self, metadata: &MetadataMap, message: Bytes) -> encode::Reply {
         let unanswered = Unanswered { metrics: &self.metrics };
         let settings = self.authorizer.settings();
-        let reply = encode::Settings::new(settings.compat, &settings.answer);
+        let reply = encode::Settings::new(&settings);
         let answer = match AssertUnwindSafe(self.decide(metadata, message, &settings, &reply)).catch_unwind().await {
             Ok(reply) => reply,
             Err(_) => encode::encode(&self.authorizer.broken(&settings), &encode::Shape::UNKNOWN, &reply),
@@ -139,7 +139,7 @@ impl Door {
         metadata: &MetadataMap,
         message: Bytes,
         settings: &Settings,
-        reply: &encode::Settings,
+        reply: &encode::Settings<'_>,
     ) -> encode::Reply {
         let started = Instant::now();
         let now = clock::now();

@@ -21,7 +21,8 @@ use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode
 use serde_json::Value;
 
 use crate::{
-    config::{self, Compat},
+    authorizer::{self, Challenge},
+    config::Compat,
     policy::decision::{self, Answer, Outcome},
     request::{Headers, Request},
     verdict::{Decision, Mode, Protocol, Reason},
@@ -29,6 +30,9 @@ use crate::{
 
 /// The decision id, to the client on a denial, to the upstream on an allow.
 const DECISION_ID: &str = "x-doorward-decision-id";
+
+/// RFC 9110 §11.6.1.
+const CHALLENGE: &str = "www-authenticate";
 
 /// Names with this prefix are ours: a client's are never passed on.
 const OWN_PREFIX: &str = "x-doorward-";
@@ -49,15 +53,22 @@ const QUERY_KEY: &AsciiSet =
 
 /// What the configuration says about answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Settings {
+pub struct Settings<'a> {
     pub compat: Option<Compat>,
     pub decision_id_on_allow: bool,
     pub reason_to_caller: bool,
+    /// What is told with a 401; none where no tokens are taken.
+    pub challenge: Option<&'a Challenge>,
 }
 
-impl Settings {
-    pub fn new(compat: Option<Compat>, answer: &config::Answer) -> Self {
-        Self { compat, decision_id_on_allow: answer.decision_id_on_allow, reason_to_caller: answer.reason }
+impl<'a> Settings<'a> {
+    pub fn new(settings: &'a authorizer::Settings) -> Self {
+        Self {
+            compat: settings.compat,
+            decision_id_on_allow: settings.answer.decision_id_on_allow,
+            reason_to_caller: settings.answer.reason,
+            challenge: settings.challenge.as_ref(),
+        }
     }
 }
 
@@ -89,7 +100,7 @@ pub enum Reply {
 }
 
 /// Puts an outcome to Envoy. In `observe` every outcome is let through, and only an allow is carried out.
-pub fn encode(outcome: &Outcome, shape: &Shape<'_>, settings: &Settings) -> Reply {
+pub fn encode(outcome: &Outcome, shape: &Shape<'_>, settings: &Settings<'_>) -> Reply {
     let decision = match (outcome.is_allow(), outcome.mode) {
         (true, _) | (false, Mode::Observe) => Decision::Allow,
         (false, Mode::Enforce) if settings.compat.is_some() && outcome.fails_in_plugin => {
@@ -122,7 +133,7 @@ fn respond(decision: Decision, dynamic_metadata: Struct, http_response: Option<H
     }
 }
 
-fn allowed(outcome: &Outcome, shape: &Shape<'_>, settings: &Settings) -> OkHttpResponse {
+fn allowed(outcome: &Outcome, shape: &Shape<'_>, settings: &Settings<'_>) -> OkHttpResponse {
     let mut response = OkHttpResponse::default();
     if let Some(limit) = stream_limit(outcome, settings) {
         response.headers.push(header(STREAM_DURATION, limit.to_string(), Placing::Replace));
@@ -138,7 +149,7 @@ fn allowed(outcome: &Outcome, shape: &Shape<'_>, settings: &Settings) -> OkHttpR
 }
 
 /// Adds what the policy asks for to our own headers, which win.
-fn carry_out(answer: &Answer, settings: &Settings, response: &mut OkHttpResponse) {
+fn carry_out(answer: &Answer, settings: &Settings<'_>, response: &mut OkHttpResponse) {
     let compat = settings.compat.is_some();
     let own = response.headers.len();
     for (at, line) in answer.headers.iter().enumerate() {
@@ -162,7 +173,7 @@ fn carry_out(answer: &Answer, settings: &Settings, response: &mut OkHttpResponse
 }
 
 /// Removes the client's copies of what only we may say. Envoy removes after it sets, so what is set stays unlisted.
-fn remove_reserved(shape: &Shape<'_>, settings: &Settings, response: &mut OkHttpResponse) {
+fn remove_reserved(shape: &Shape<'_>, settings: &Settings<'_>, response: &mut OkHttpResponse) {
     let is_reserved = |name: &str| {
         let ours = name.get(..OWN_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN_PREFIX));
         ours || (settings.compat.is_none() && name.eq_ignore_ascii_case(STREAM_DURATION))
@@ -185,7 +196,7 @@ fn remove_reserved(shape: &Shape<'_>, settings: &Settings, response: &mut OkHttp
 
 /// How many milliseconds a stream may live: the lease, or less if the policy wrote the header itself. None in
 /// `observe`, which ends nothing; under compat only if the policy gave a lease.
-fn stream_limit(outcome: &Outcome, settings: &Settings) -> Option<u64> {
+fn stream_limit(outcome: &Outcome, settings: &Settings<'_>) -> Option<u64> {
     let answer = outcome.carried().filter(|_| outcome.is_allow() && outcome.mode == Mode::Enforce)?;
     if settings.compat.is_some() && answer.lease.is_none() {
         return None;
@@ -196,12 +207,13 @@ fn stream_limit(outcome: &Outcome, settings: &Settings) -> Option<u64> {
     Some(shortest.clamp(1, LONGEST_LEASE_S * 1000))
 }
 
-fn denied(outcome: &Outcome, settings: &Settings) -> DeniedHttpResponse {
+fn denied(outcome: &Outcome, settings: &Settings<'_>) -> DeniedHttpResponse {
     let answer = outcome.carried();
     let unreadable = outcome.reason == Reason::RequestParseError;
     let code = match answer.and_then(|answer| answer.status) {
         _ if unreadable => 400,
         Some(code) => code,
+        None if settings.challenge.is_some() && outcome.reason.is_about_a_token() => 401,
         None => 403,
     };
     let body = match answer {
@@ -214,6 +226,7 @@ fn denied(outcome: &Outcome, settings: &Settings) -> DeniedHttpResponse {
     };
     let policy = answer.map(|answer| answer.headers.as_slice()).unwrap_or_default();
     let headers = std::iter::once(header(DECISION_ID, outcome.id.to_string(), Placing::Replace))
+        .chain(challenge(outcome, code, settings).map(|text| header(CHALLENGE, text, Placing::Replace)))
         .chain(
             policy
                 .iter()
@@ -222,6 +235,28 @@ fn denied(outcome: &Outcome, settings: &Settings) -> DeniedHttpResponse {
         )
         .collect();
     DeniedHttpResponse { status: Some(HttpStatus { code: i32::from(code) }), headers, body }
+}
+
+/// What a client should know to do better (RFC 6750 §3, RFC 9449 §7.1, RFC 9728 §5.1): that its token is no good, that it
+/// is good for less, or where to get one. Nothing of why.
+fn challenge(outcome: &Outcome, code: u16, settings: &Settings<'_>) -> Option<String> {
+    let known = settings.challenge?;
+    let answer = outcome.carried();
+    let said = |answer: &Answer| answer.headers.iter().any(|line| line.name.eq_ignore_ascii_case(CHALLENGE));
+    if answer.is_some_and(said) {
+        return None;
+    }
+    let mut parts = match (outcome.reason, answer.and_then(|answer| answer.scope.as_deref())) {
+        (Reason::DpopProof, _) => vec![r#"DPoP error="invalid_dpop_proof""#.to_owned()],
+        (reason, _) if reason.is_about_a_token() => vec![r#"Bearer error="invalid_token""#.to_owned()],
+        (_, Some(scope)) => vec![r#"Bearer error="insufficient_scope""#.to_owned(), format!(r#"scope="{scope}""#)],
+        (_, None) if code == 401 => vec!["Bearer".to_owned()],
+        (_, None) => return None,
+    };
+    if let Some(metadata) = &known.resource_metadata {
+        parts.push(format!(r#"resource_metadata="{metadata}""#));
+    }
+    Some(parts.join(", ").replacen("Bearer, ", "Bearer ", 1))
 }
 
 /// The text of the gRPC error that opa-envoy-plugin would answer.
@@ -244,7 +279,7 @@ enum Placing {
     Append,
 }
 
-fn line_of(line: &decision::Header, placing: Placing, settings: &Settings) -> HeaderValueOption {
+fn line_of(line: &decision::Header, placing: Placing, settings: &Settings<'_>) -> HeaderValueOption {
     let option = header(&line.name, line.value.clone(), placing);
     // The plugin does not ask for an empty value to be kept.
     HeaderValueOption { keep_empty_value: line.value.is_empty() && settings.compat.is_none(), ..option }

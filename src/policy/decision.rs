@@ -1,7 +1,7 @@
 //! What the decision rule said: its JSON value read into a typed [`Answer`], or refused by name, and the [`Outcome`] of
 //! a call that the answer becomes part of. How an outcome is put to Envoy is `envoy/encode`.
 //!
-//! The contract is opa-envoy-plugin's (facts A.4) with three optional fields of our own: `reason`, `rule` and `lease_s`.
+//! The contract is opa-envoy-plugin's (facts A.4) with optional fields of our own: `reason`, `rule`, `lease_s` and `scope`.
 //! Unknown fields are ignored. Fields that only an allow uses are not looked at on a denial, and the other way round.
 
 mod fields;
@@ -40,6 +40,8 @@ pub struct Answer {
     pub body: Option<String>,
     /// `http_status`, deny only: a status that Envoy can send.
     pub status: Option<u16>,
+    /// `scope`, deny only: what a token would have to be good for.
+    pub scope: Option<String>,
     /// `dynamic_metadata`, at most [`METADATA_DEPTH`] deep.
     pub metadata: Map<String, Value>,
     /// `reason`: for the record and, by setting, the caller.
@@ -64,6 +66,7 @@ impl Answer {
             query_remove: Vec::new(),
             body: None,
             status: None,
+            scope: None,
             metadata: Map::new(),
             reason: None,
             rule: None,

@@ -16,9 +16,13 @@ pub(super) use self::value::from_json;
 use super::{PolicySet, wanted::Wanted};
 use crate::{
     clock::Now,
-    identity::{Peer, X509},
+    identity::{
+        Peer, X509,
+        token::Token,
+        tokens::{Bound, Presented},
+    },
     request::{Address, Body, Endpoint, Http, Metadata, Request, Timestamp, UrlView},
-    verdict::Reason,
+    verdict::{Reason, Signal},
 };
 
 /// The engine's input for one policy.
@@ -54,6 +58,11 @@ pub struct Facts<'a> {
     pub peer: Option<&'a Peer>,
     /// Why there is no peer although a certificate was sent.
     pub peer_error: Option<Reason>,
+    /// Verified credentials besides the peer's certificate.
+    pub presented: &'a Presented,
+    /// Who acts.
+    pub principal: Option<&'a str>,
+    pub signals: &'a [Signal],
     pub here: &'a Here,
     pub now: Now,
 }
@@ -130,7 +139,7 @@ trait Sink: Sized {
 }
 
 fn document(facts: &Facts<'_>, sink: &mut impl Sink) {
-    let Facts { request, peer, peer_error, here, now } = *facts;
+    let Facts { request, peer, peer_error, presented, principal, signals, here, now } = *facts;
     sink.object(&NAMES.attributes, |sink| attributes(request, sink));
     sink.object(&NAMES.version, |sink| {
         sink.text(&NAMES.ext_authz, "v3");
@@ -142,7 +151,17 @@ fn document(facts: &Facts<'_>, sink: &mut impl Sink) {
     parsed(request.http.as_ref(), sink);
     if let Some(peer) = peer {
         sink.object(&NAMES.peer, |sink| peer_members(peer, request.source.as_ref(), now, sink));
-        sink.text(&NAMES.principal, &peer.text);
+    }
+    if let Some(principal) = principal {
+        sink.text(&NAMES.principal, principal);
+    }
+    credentials(presented, sink);
+    if !signals.is_empty() {
+        sink.objects(&NAMES.signals, signals, |signal, sink| {
+            sink.text(&NAMES.name, signal.name.as_str());
+            sink.made(&NAMES.since, || Now { ns: signal.since_ns }.rfc3339());
+            sink.text(&NAMES.detail, &signal.detail);
+        });
     }
     if let Some(reason) = peer_error {
         sink.text(&NAMES.peer_error, reason.as_str());
@@ -307,6 +326,46 @@ fn peer_members(peer: &Peer, source: Option<&Endpoint>, now: Now, sink: &mut imp
     }
 }
 
+/// `tokens`, `token` and `delegation`.
+fn credentials(presented: &Presented, sink: &mut impl Sink) {
+    if !presented.tokens.is_empty() {
+        sink.objects(&NAMES.tokens, &presented.tokens, token);
+    }
+    if let Some(main) = presented.main() {
+        sink.object(&NAMES.token, |sink| token(main, sink));
+    }
+    if let Some(delegation) = &presented.delegation {
+        sink.object(&NAMES.delegation, |sink| {
+            sink.text(&NAMES.from, delegation.from);
+            sink.text(&NAMES.subject, &delegation.subject);
+            sink.texts(&NAMES.actors, delegation.actors.iter().map(String::as_str));
+            sink.number(&NAMES.depth, i64::try_from(delegation.actors.len()).unwrap_or(i64::MAX));
+        });
+    }
+}
+
+fn token<S: Sink>(bound: &Bound, sink: &mut S) {
+    let Token { kind, issuer, subject, claims, jti, fingerprint, identity, validity, .. } = &*bound.token;
+    sink.text(&NAMES.kind, kind.as_str());
+    if let Some(issuer) = issuer {
+        sink.text(&NAMES.issuer, issuer);
+    }
+    sink.text(&NAMES.subject, subject);
+    if let Some(kind) = bound.token.subject_kind() {
+        sink.text(&NAMES.subject_kind, kind);
+    }
+    if let Some(identity) = identity {
+        sink.text(&NAMES.identity, identity);
+    }
+    sink.members(&NAMES.claims, claims);
+    if let Some(jti) = jti {
+        sink.text(&NAMES.jti, jti);
+    }
+    sink.number(&NAMES.expires_at, validity.until);
+    sink.text(&NAMES.binding, bound.binding.as_str());
+    sink.text(&NAMES.fingerprint, fingerprint);
+}
+
 fn x509(x509: &X509, now: Now, sink: &mut impl Sink) {
     sink.text(&NAMES.sha256, &x509.sha256);
     sink.text(&NAMES.serial, &x509.serial);
@@ -335,34 +394,47 @@ macro_rules! names {
 
 names! {
     action = "action",
+    actors = "actors",
     address = "address",
     age_s = "age_s",
     ambiguous = "ambiguous",
     attributes = "attributes",
+    binding = "binding",
     body = "body",
     certificate = "certificate",
+    claims = "claims",
     context_extensions = "contextExtensions",
+    delegation = "delegation",
+    depth = "depth",
     destination = "destination",
+    detail = "detail",
     encoding = "encoding",
     endpoint_id = "endpointId",
     envoy_internal_address = "envoyInternalAddress",
     evidence = "evidence",
+    expires_at = "expires_at",
     ext_authz = "ext_authz",
     filter_metadata = "filterMetadata",
+    fingerprint = "fingerprint",
     fragment = "fragment",
+    from = "from",
     header_map = "headerMap",
     headers = "headers",
     host = "host",
     http = "http",
     id = "id",
+    identity = "identity",
     ipv4_compat = "ipv4Compat",
     issuer = "issuer",
+    jti = "jti",
     key = "key",
+    kind = "kind",
     labels = "labels",
     lifetime_s = "lifetime_s",
     metadata_context = "metadataContext",
     method = "method",
     mode = "mode",
+    name = "name",
     named_port = "namedPort",
     nanos = "nanos",
     not_after = "not_after",
@@ -395,14 +467,20 @@ names! {
     server_listener_name = "serverListenerName",
     service = "service",
     sha256 = "sha256",
+    signals = "signals",
+    since = "since",
     size = "size",
     sni = "sni",
     socket_address = "socketAddress",
     source = "source",
     source_principal = "source_principal",
     spiffe_id = "spiffe_id",
+    subject = "subject",
+    subject_kind = "subject_kind",
     time = "time",
     tls_session = "tlsSession",
+    token = "token",
+    tokens = "tokens",
     truncated_body = "truncated_body",
     trust_domain = "trust_domain",
     typed_filter_metadata = "typedFilterMetadata",

@@ -51,7 +51,7 @@ macro_rules! labels {
 
 labels! {
     /// A part of the way of a Check whose time is measured.
-    Stage { Wait => "wait", Identity => "identity", Policy => "policy", Record => "record", }
+    Stage { Wait => "wait", Identity => "identity", Tokens => "tokens", Policy => "policy", Record => "record", }
     /// What became of an attempt to put a policy, a trust bundle or a configuration in force.
     Reload { Loaded => "loaded", Unchanged => "unchanged", Refused => "refused", }
     /// What a second policy set said beside the one in force: the same, another decision, another answer to the same
@@ -91,6 +91,8 @@ pub struct Metrics {
     policy_reloads: Vec<BoundCounter<u64>>,
     policy_loaded: Gauge<f64>,
     bundle_fetches: Vec<BoundCounter<u64>>,
+    key_fetches: Vec<BoundCounter<u64>>,
+    credentials_reused: Counter<u64>,
     trust_reloads: Vec<BoundCounter<u64>>,
     config_reloads: Vec<BoundCounter<u64>>,
     callers_refused: Vec<BoundCounter<u64>>,
@@ -139,6 +141,7 @@ impl Metrics {
         let upload_requests = counter("doorward.upload.requests", "Requests to the log service, by what it answered.");
         let shadow = counter("doorward.shadow.compared", "Calls that a second policy set was asked about, by what came of it.");
         let fetches = counter("doorward.bundle.fetches", "Requests for bundles, by what became of them.");
+        let keys = counter("doorward.keys.fetches", "Requests for keys of token issuers, by what became of them.");
         let refused = counter("doorward.callers.refused", "Callers of a listener that may not call it.");
         let policy_limits = counter("doorward.policy.limit", "Evaluations that were denied at a limit, by where they stood.");
         for limit in Limit::ALL {
@@ -183,6 +186,11 @@ impl Metrics {
                 .with_description("When the policy in force was loaded, in seconds since the Unix epoch.")
                 .build(),
             bundle_fetches: Fetch::ALL.iter().map(|result| fetches.bind(&[KeyValue::new("result", result.as_str())])).collect(),
+            key_fetches: Fetch::ALL.iter().map(|result| keys.bind(&[KeyValue::new("result", result.as_str())])).collect(),
+            credentials_reused: counter(
+                "doorward.credentials.reused",
+                "Credentials presented by a workload after another workload, by kind.",
+            ),
             trust_reloads: reloads("doorward.trust.reloads", "Attempts to read the trust bundles."),
             config_reloads: reloads("doorward.config.reloads", "Attempts to read the configuration again."),
             callers_refused: Transport::ALL
@@ -286,6 +294,15 @@ impl Metrics {
 
     pub fn bundle_fetched(&self, result: Fetch) {
         add(&self.bundle_fetches, result as usize);
+    }
+
+    pub fn keys_fetched(&self, result: Fetch) {
+        add(&self.key_fetches, result as usize);
+    }
+
+    /// `kind` is one of the closed words of `identity::token::Kind`.
+    pub fn credential_reused(&self, kind: &'static str) {
+        self.credentials_reused.add(1, &[KeyValue::new("kind", kind)]);
     }
 
     pub fn trust_reloaded(&self, result: Reload) {

@@ -19,6 +19,9 @@ use crate::json;
 /// is judged where tokens are.
 pub type Jwk = Map<String, Value>;
 
+/// Deepest document.
+const MAX_DEPTH: usize = 16;
+
 /// SHA-256.
 pub type Digest = [u8; digest::SHA256_OUTPUT_LEN];
 
@@ -87,9 +90,8 @@ impl Bundle {
 
     /// Keys of another type or use than we know are left out: a domain may publish more than we can use.
     fn from_json(text: &[u8]) -> Result<Self, BundleError> {
-        let malformed = |error: serde_json::Error| BundleError::Json(error.to_string());
-        json::unique_names(text).map_err(malformed)?;
-        let document: Document = serde_json::from_slice(text).map_err(malformed)?;
+        let members = json::strict_object(text, MAX_DEPTH).map_err(|error| BundleError::Json(error.to_string()))?;
+        let document = Document::deserialize(Value::Object(members)).map_err(|error| BundleError::Json(error.to_string()))?;
         let (mut anchors, mut jwt_keys) = (Vec::new(), Vec::new());
         for (key, number) in document.keys.into_iter().zip(1..) {
             let member = |name: &str| key.get(name).and_then(Value::as_str);

@@ -15,14 +15,14 @@ use crate::{
 const MAX_ETAG: usize = 1024;
 
 /// What the server had to say.
-pub(super) enum Answer {
+pub(in crate::app) enum Answer {
     Unchanged,
     Bundle { bytes: Bytes, etag: Option<String> },
 }
 
 /// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RequestError {
+pub(in crate::app) enum RequestError {
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("the server answered {0}; check address and token")]
@@ -32,7 +32,7 @@ pub(super) enum RequestError {
 }
 
 /// Asks for the bundle, unless it is still the one of `etag`.
-pub(super) async fn send(download: &Download, etag: Option<&str>, limit: usize) -> Result<Answer, RequestError> {
+pub(in crate::app) async fn send(download: &Download, etag: Option<&str>, limit: usize) -> Result<Answer, RequestError> {
     let access = Access::from(download);
     let mut request = access.authorised(access.client()?.get(download.url.clone()))?;
     if let Some(etag) = etag.and_then(|etag| HeaderValue::try_from(etag).ok()) {

@@ -16,7 +16,7 @@ use super::*;
 use crate::{
     authorizer::{Parts, Permits, Shadow},
     config::{self, Compat, Config, RecordWrite},
-    identity::{Identity, PeerRules},
+    identity::{Identity, PeerRules, tokens::Tokens},
     policy::{PolicyStore, input::Here},
     record::Recorder,
     telemetry::Telemetry,
@@ -58,6 +58,7 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
     let authorizer = Authorizer::new(Parts {
         settings: Settings::new(&config),
         identity: Identity::new(Arc::new(TrustStore::default())),
+        tokens: Arc::new(Tokens::new(&config.tokens, Arc::default()).unwrap()),
         policies,
         permits: Arc::clone(&permits),
         shadow: Shadow::start(Arc::default(), recorder.clone(), telemetry.metrics()).unwrap(),

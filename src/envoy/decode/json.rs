@@ -8,20 +8,10 @@
 use std::borrow::Cow;
 
 use serde_json::Value;
-use thiserror::Error;
 
 use super::escape::lossy;
-
-/// Why a text is not taken as JSON.
-#[derive(Debug, Error)]
-pub enum JsonError {
-    #[error(transparent)]
-    Syntax(#[from] serde_json::Error),
-    /// With arbitrary precision, `serde_json` hands numbers through an object with a private key; a client that sends
-    /// such an object would have it turned into a number.
-    #[error("key that starts with `{RESERVED}`")]
-    ReservedKey,
-}
+pub use crate::json::JsonError;
+use crate::json::has_reserved_key;
 
 pub fn parse(text: &[u8]) -> Result<Value, JsonError> {
     let text = match str::from_utf8(text) {
@@ -32,45 +22,6 @@ pub fn parse(text: &[u8]) -> Result<Value, JsonError> {
         return Err(JsonError::ReservedKey);
     }
     Ok(serde_json::from_str(&text)?)
-}
-
-const RESERVED: &str = "$serde_json::private::";
-
-/// Whether an object has a key of `serde_json`'s own, written plainly or with `\u` escapes. Exact for valid JSON; for
-/// anything else the parser has the last word.
-fn has_reserved_key(text: &str) -> bool {
-    if !text.contains(RESERVED) && !text.contains("\\u") {
-        return false;
-    }
-    let mut rest = text;
-    while let Some((_, opened)) = rest.split_once('"') {
-        let Some(end) = string_end(opened) else { return false };
-        let Some((literal, after)) = opened.split_at_checked(end) else { return false };
-        let after = after.strip_prefix('"').unwrap_or(after);
-        if after.trim_start().starts_with(':') && unquoted(literal).starts_with(RESERVED) {
-            return true;
-        }
-        rest = after;
-    }
-    false
-}
-
-/// Where the closing quote is, counted from after the opening one.
-fn string_end(opened: &str) -> Option<usize> {
-    let mut escaped = false;
-    opened.bytes().position(|byte| {
-        let closes = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
-        closes
-    })
-}
-
-/// The text of a string literal; of one that is not valid, the literal itself.
-fn unquoted(literal: &str) -> Cow<'_, str> {
-    if !literal.contains('\\') {
-        return Cow::Borrowed(literal);
-    }
-    serde_json::from_str(&format!("\"{literal}\"")).map_or(Cow::Borrowed(literal), Cow::Owned)
 }
 
 #[cfg(test)]

@@ -10,19 +10,19 @@ use uuid::Uuid;
 
 use super::*;
 
-const PLAIN: Settings = Settings { compat: None, decision_id_on_allow: false, reason_to_caller: false };
-const COMPAT: Settings = Settings { compat: Some(Compat::OpaEnvoy), ..PLAIN };
+const PLAIN: Settings<'static> = Settings { compat: None, decision_id_on_allow: false, reason_to_caller: false, challenge: None };
+const COMPAT: Settings<'static> = Settings { compat: Some(Compat::OpaEnvoy), ..PLAIN };
 const ID: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001);
 const ID_TEXT: &str = "01900000-0000-7000-8000-000000000001";
 
-fn decided(value: &Value, mode: Mode, settings: &Settings) -> Outcome {
+fn decided(value: &Value, mode: Mode, settings: &Settings<'_>) -> Outcome {
     match decision::read(Some(value), settings.compat) {
         Ok(answer) => Outcome::answered(ID, mode, answer, None),
         Err(refusal) => Outcome::refused(ID, mode, &refusal),
     }
 }
 
-fn response(outcome: &Outcome, headers: &[(&str, &str)], settings: &Settings) -> CheckResponse {
+fn response(outcome: &Outcome, headers: &[(&str, &str)], settings: &Settings<'_>) -> CheckResponse {
     let headers = Headers::from_map(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     match encode(outcome, &Shape { protocol: Protocol::Http, headers: Some(&headers) }, settings) {
         Reply::Response(response) => response,
@@ -31,11 +31,11 @@ fn response(outcome: &Outcome, headers: &[(&str, &str)], settings: &Settings) ->
 }
 
 /// The response to a decision value in `enforce`, from a client with the headers given.
-fn answer(value: &Value, headers: &[(&str, &str)], settings: &Settings) -> CheckResponse {
+fn answer(value: &Value, headers: &[(&str, &str)], settings: &Settings<'_>) -> CheckResponse {
     response(&decided(value, Mode::Enforce, settings), headers, settings)
 }
 
-fn error(outcome: &Outcome, settings: &Settings) -> Option<String> {
+fn error(outcome: &Outcome, settings: &Settings<'_>) -> Option<String> {
     match encode(outcome, &Shape::UNKNOWN, settings) {
         Reply::Response(_) => None,
         Reply::Error(status) => {
@@ -366,7 +366,7 @@ fn d06_text_of_a_request_that_cannot_be_parsed() {
 
 #[test]
 fn d54_lease() {
-    let allow = |value: Value, lease: Option<u64>, settings: &Settings| {
+    let allow = |value: Value, lease: Option<u64>, settings: &Settings<'_>| {
         let answer = decision::read(Some(&value), settings.compat).unwrap();
         let outcome = Outcome::answered(ID, Mode::Enforce, answer, lease.map(Duration::from_micros));
         let ok = ok_of(&response(&outcome, &[(STREAM_DURATION, "0")], settings));
@@ -490,9 +490,10 @@ fn any_outcome(compat: Option<Compat>) -> impl Strategy<Value = Outcome> {
     prop_oneof![3 => turned, 1 => denied]
 }
 
-fn any_case() -> impl Strategy<Value = (Settings, Outcome)> {
+fn any_case() -> impl Strategy<Value = (Settings<'static>, Outcome)> {
     (any::<bool>(), any::<bool>(), any::<bool>()).prop_flat_map(|(compat, decision_id_on_allow, reason_to_caller)| {
-        let settings = Settings { compat: compat.then_some(Compat::OpaEnvoy), decision_id_on_allow, reason_to_caller };
+        let settings =
+            Settings { compat: compat.then_some(Compat::OpaEnvoy), decision_id_on_allow, reason_to_caller, challenge: None };
         (Just(settings), any_outcome(settings.compat))
     })
 }

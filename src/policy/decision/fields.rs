@@ -36,6 +36,7 @@ impl Fields<'_> {
             Decision::Deny => {
                 answer.body = self.body()?;
                 answer.status = self.status()?;
+                answer.scope = self.scope()?;
             }
         }
         Ok(answer)
@@ -201,6 +202,17 @@ impl Fields<'_> {
                 Ok(fields.clone())
             }
             Some(other) => Err(Refusal::FieldType { field: "dynamic_metadata", found: kind(other), wanted: "an object" }),
+        }
+    }
+
+    /// What a token would have to be good for (RFC 6750 §3): it goes into a quoted string of a header.
+    fn scope(&self) -> Result<Option<String>, Refusal> {
+        let is_scope = |c: char| matches!(c, ' ' | '!' | '#'..='[' | ']'..='~');
+        match self.own_text("scope")? {
+            Some(scope) if !scope.chars().all(is_scope) => {
+                Err(Refusal::OwnField { field: "scope", wanted: "names of scopes with spaces between them" })
+            }
+            found => Ok(found),
         }
     }
 

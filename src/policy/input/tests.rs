@@ -37,8 +37,12 @@ fn request() -> Request {
     }
 }
 
+static NOTHING: Presented = Presented { tokens: Vec::new(), main: None, delegation: None };
+
 fn facts<'a>(request: &'a Request, here: &'a Here) -> Facts<'a> {
-    Facts { request, peer: None, peer_error: Some(Reason::NoUriSan), here, now: Now::from_seconds(5) }
+    let presented = &NOTHING;
+    let peer_error = Some(Reason::NoUriSan);
+    Facts { request, peer: None, peer_error, presented, principal: None, signals: &[], here, now: Now::from_seconds(5) }
 }
 
 #[test]
