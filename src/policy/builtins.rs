@@ -2,6 +2,7 @@
 //! its memory or panic. A function of ours overrides the engine's of the same name. Those that need only a bound are
 //! looked at first (`bound`) and then answered by the engine.
 
+mod aws;
 mod bound;
 mod cache;
 mod collection;
@@ -20,6 +21,7 @@ mod text;
 mod time;
 mod units;
 mod uri;
+mod x509;
 
 use std::sync::Arc;
 
@@ -73,6 +75,7 @@ impl From<&str> for Fault {
 /// Every function of ours; none stands twice.
 const TABLES: &[&[Builtin]] = &[
     SAFE,
+    aws::AWS,
     collection::COLLECTION,
     context::CONTEXT,
     crypto::CRYPTO,
@@ -87,6 +90,7 @@ const TABLES: &[&[Builtin]] = &[
     time::TIME,
     units::UNITS,
     uri::URI,
+    x509::X509,
 ];
 
 /// These panic in regorus on ordinary values.

@@ -46,6 +46,11 @@ fn decode(engine: &GeneralPurpose, text: &str) -> Result<Vec<u8>, Fault> {
     engine.decode(text).map_err(illegal)
 }
 
+/// Whether it begins as PEM does, so that it is not Base64 of something else.
+pub(super) fn is_pem(text: &str) -> bool {
+    text.starts_with("-----BEGIN")
+}
+
 /// The first block.
 pub(super) fn next(text: &str) -> Option<Block<'_>> {
     let mut rest = text;

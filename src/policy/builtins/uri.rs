@@ -1,9 +1,10 @@
-//! `uri.parse` and `uri.is_valid`, by the rules of Go's `net/url`.
+//! `uri.parse` and `uri.is_valid`, and URIs of requests and certificates, by the rules of Go's `net/url`.
 
 use std::collections::BTreeMap;
 
 use percent_encoding::percent_decode_str;
 use regorus::Value;
+use serde_json::{Value as Json, json};
 
 use super::{Builtin, Fault, text_operand};
 
@@ -18,6 +19,58 @@ fn parse(args: &[Value]) -> Result<Value, Fault> {
     let text = text_operand(args, 0)?;
     let parts = read(text).map_err(|why| Fault(format!("parse {text:?}: {why}")))?;
     Ok(Value::from(parts.into_iter().map(|(key, value)| (Value::from(key), Value::from(value))).collect::<BTreeMap<_, _>>()))
+}
+
+/// Where a request goes.
+pub(super) struct Target {
+    /// With its port.
+    pub(super) host: String,
+    /// As it is escaped on the wire.
+    pub(super) path: String,
+    pub(super) query: String,
+}
+
+pub(super) fn target(text: &str) -> Result<Target, String> {
+    read(text)?;
+    let (rest, _) = text.split_once('#').unwrap_or((text, ""));
+    let (_, rest) = scheme(rest)?;
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = rest.strip_prefix("//").unwrap_or_default();
+    let authority = authority.split('/').next().unwrap_or_default();
+    let path = rest.strip_prefix("//").map_or(rest, |rest| rest.strip_prefix(authority).unwrap_or_default());
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    // What is escaped as it may be stays as it is.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~!$&'()*+,;=:@[]/%".contains(&byte);
+    let path = if path.bytes().all(plain) { path.to_owned() } else { escape(&unescape(path)?) };
+    Ok(Target { host: unescape(host)?, path, query: query.to_owned() })
+}
+
+/// As Go's JSON shows a `url.URL`.
+pub(super) fn show(text: &str) -> Result<Json, String> {
+    let parts: BTreeMap<&str, String> = read(text)?.into_iter().collect();
+    let part = |name: &str| parts.get(name).cloned().unwrap_or_default();
+    let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
+    let (scheme, rest) = scheme(rest)?;
+    let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
+    let is_opaque = !scheme.is_empty() && !rest.starts_with('/');
+    let authority = rest.strip_prefix("//").filter(|_| !is_opaque).and_then(|rest| rest.split('/').next());
+    let host = authority.map(|authority| authority.rsplit_once('@').map_or(authority, |(_, host)| host));
+    let raw = |plain: &str, given: &str| if plain == given { String::new() } else { given.to_owned() };
+    let has_user = authority.is_some_and(|authority| authority.contains('@'));
+    Ok(json!({
+        "ForceQuery": query == Some(""),
+        "Fragment": part("fragment"),
+        "Host": unescape(host.unwrap_or_default())?,
+        "OmitHost": authority.is_none() && !scheme.is_empty() && !is_opaque,
+        "Opaque": if is_opaque { rest } else { "" },
+        "Path": part("path"),
+        "RawFragment": if escape(&part("fragment")) == fragment { String::new() } else { raw(&part("fragment"), fragment) },
+        "RawPath": raw(&part("path"), &part("raw_path")),
+        "RawQuery": part("raw_query"),
+        "Scheme": part("scheme"),
+        // Its fields are nobody's.
+        "User": if has_user { json!({}) } else { Json::Null },
+    }))
 }
 
 /// The parts that are there.
