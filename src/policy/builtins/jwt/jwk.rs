@@ -6,17 +6,13 @@ use aws_lc_rs::{
     rsa::KeyPairComponents,
     signature::{EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair, RsaPublicKeyComponents},
 };
-use base64::{
-    Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
 use serde_json::Value as Json;
 
 use super::{
     algorithm::{Algorithm, Hash},
     key::{self, Key, Material},
 };
-use crate::policy::builtins::Fault;
+use crate::policy::builtins::{Fault, pem};
 
 /// Algorithms that a key may name and that are no concern of ours: a set may hold such keys, and they verify nothing.
 const OTHERS: [&str; 21] = [
@@ -42,10 +38,6 @@ const OTHERS: [&str; 21] = [
     "PBES2-HS384+A192KW",
     "PBES2-HS512+A256KW",
 ];
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::URL_SAFE,
-    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// The keys of a set, or the one key that the text is.
 pub(super) fn set(text: &str) -> Result<Vec<Json>, Fault> {
@@ -116,8 +108,8 @@ pub(super) fn sign(jwk: &Json, algorithm: Algorithm, message: &[u8]) -> Result<V
             let key = EcdsaKeyPair::from_private_key_and_public_key(hash.ecdsa_signing(), &secret, &point(jwk, hash)?);
             Ok(key.map_err(refused)?.sign(&random, message).map_err(failed)?.as_ref().to_vec())
         }
-        // OPA would sign, with what RFC 7518 §3.4 has not.
-        (Algorithm::Es(_), "EC") => Err(Fault::limit("the curve of the key is not that of the algorithm")),
+        // OPA would sign, with what RFC 7518 §3 has not.
+        (Algorithm::Es(_), "EC") | (Algorithm::Hs(_), "OKP") => Err(Fault::limit("the key is not for this algorithm")),
         (Algorithm::EdDsa, "OKP") if text(jwk, "crv")? == Some("Ed25519") => {
             let key = Ed25519KeyPair::from_seed_and_public_key(&bytes(jwk, "d")?, &bytes(jwk, "x")?).map_err(refused)?;
             Ok(key.sign(message).as_ref().to_vec())
@@ -173,5 +165,5 @@ fn text<'a>(jwk: &'a Json, name: &str) -> Result<Option<&'a str>, Fault> {
 /// A member that has to be there, in either alphabet.
 fn bytes(jwk: &Json, name: &str) -> Result<Vec<u8>, Fault> {
     let text = text(jwk, name)?.filter(|text| !text.is_empty()).ok_or_else(|| Fault(format!("a key without `{name}`")))?;
-    LENIENT.decode(text.replace('+', "-").replace('/', "_")).map_err(|_| Fault(format!("`{name}` is no Base64")))
+    pem::base64url(&text.replace('+', "-").replace('/', "_")).map_err(|_| Fault(format!("`{name}` is no Base64")))
 }

@@ -178,6 +178,9 @@ fn a_public_key_is_never_taken_for_a_secret_and_none_is_no_algorithm() {
         assert_eq!(holds(&forged, json!({"cert": json!({"keys": [public(&rsa())]}).to_string()})), Some(false));
         assert_eq!(call("io.jwt.verify_rs256", &[forged.into(), jwk.as_str().into()]).ok(), Some(false.into()));
     }
+    let point_as_secret = json!({"kty": "oct", "k": ed25519()["x"]});
+    let forged = sign(json!({"alg": "HS256"}), json!({}), &point_as_secret);
+    assert_eq!(holds(&forged, json!({"cert": public(&ed25519()).to_string()})), Some(false));
     let part = |value: Json| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
     for header in [json!({"alg": "none"}), json!({"alg": "None"}), json!({"alg": ""}), json!({}), json!({"alg": "HS1"})] {
         let token = format!("{}.{}.", part(header.clone()), part(json!({})));
@@ -258,6 +261,7 @@ fn a_named_key_counts_alone_and_others_by_their_algorithm() {
     let (first, second) = (drawn("P-256"), p256());
     let named = |key: &Json, id: &str| with(public(key), &json!({"kid": id}));
     let of = |key: &Json, algorithm: &str| with(public(key), &json!({"alg": algorithm}));
+    let padded = |padding: &str| with(public(&first), &json!({"x": format!("{}{padding}", first["x"].as_str().unwrap())}));
     let token = sign(json!({"alg": "ES256", "kid": "k"}), json!({}), &first);
     for (keys, expected) in [
         (json!([named(&first, "k")]), Some(true)),
@@ -274,6 +278,8 @@ fn a_named_key_counts_alone_and_others_by_their_algorithm() {
         (json!([{"kty": "new"}, public(&first)]), None),
         (json!([with(public(&first), &json!({"y": public(&second)["y"]}))]), None),
         (json!([{"kty": "OKP", "crv": "X25519", "x": first["x"]}, public(&first)]), Some(true)),
+        (json!([padded("=")]), Some(true)),
+        (json!([padded("==")]), None),
         (json!([]), Some(false)),
         (json!("no list"), None),
     ] {
@@ -342,6 +348,7 @@ fn only_a_key_that_is_made_for_the_algorithm_signs() {
         (json!({"alg": "RS256"}), with(rsa(), &json!({"q": rsa()["p"]})), false),
         (json!({"alg": "RS256"}), p256(), false),
         (json!({"alg": "HS256"}), rsa(), false),
+        (json!({"alg": "HS256"}), ed25519(), false),
         (json!({"alg": "RS256"}), public(&rsa()), false),
         (json!({"alg": "EdDSA"}), with(ed25519(), &json!({"x": p256()["x"]})), false),
         (json!({"alg": "HS256"}), json!({"kty": "oct", "k": ""}), false),
