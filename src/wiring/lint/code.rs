@@ -173,6 +173,9 @@ codes! {
     PlaintextListener => "plaintext_listener", Error,
         "without TLS nobody proves who calls",
         "transport_socket:  # DownstreamTlsContext, as `doorward gen envoy` prints it\n  name: envoy.transport_sockets.tls";
+    EgressExposed => "egress_exposed", Error,
+        "calls that the workload makes prove nothing, so whoever reaches this listener speaks as the workload",
+        "address: {socket_address: {address: 127.0.0.1, port_value: 15001}}";
     UntrustedAccepted => "untrusted_accepted", Error,
         "a certificate that chains to nothing is accepted: access log, RBAC and `source.principal` show an identity that nobody has proved",
         "trust_chain_verification: VERIFY_TRUST_CHAIN";

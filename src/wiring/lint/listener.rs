@@ -1,7 +1,7 @@
 //! Listeners: who may connect and how that is proved (TLS, client certificates), and whether what comes in over them is
 //! asked about at all. The HTTP connection manager is `manager`'s.
 
-use super::{Code, Report, filter, manager};
+use super::{Code, Report, cluster, filter, manager};
 use crate::{config::Node, wiring::field::Typed};
 
 const MANAGER: &str = "HttpConnectionManager";
@@ -9,6 +9,11 @@ const MANAGER: &str = "HttpConnectionManager";
 pub(super) fn lint<'a>(report: &mut Report<'a, '_>, listener: &'a Node) {
     // What leaves the workload comes from the workload itself, over loopback: nobody has to prove anything.
     let outbound = listener.is_word("traffic_direction", "OUTBOUND", 2);
+    // A listener that binds no port gets its connections from another one, which redirected traffic reaches.
+    let bound = !listener.is_word("bind_to_port", "false", 0) && !listener.is_set("use_original_dst");
+    if let Some(address) = listener.get("address").filter(|address| outbound && bound && !cluster::is_local(address)) {
+        report.add(Code::EgressExposed, address);
+    }
     for chain in listener.list("filter_chains").iter().chain(listener.get("default_filter_chain")) {
         lint_chain(report, chain, outbound);
     }

@@ -272,7 +272,7 @@ fn what_disagrees_with_our_configuration_is_found() {
 #[test]
 fn every_code_has_a_test() {
     let shown: BTreeSet<_> = WEAK.iter().map(|(code, ..)| *code).chain(DISAGREEING.iter().map(|(code, ..)| *code)).collect();
-    let elsewhere = [Code::FilterConditional];
+    let elsewhere = [Code::FilterConditional, Code::EgressExposed];
     for code in Code::ALL.iter().filter(|code| !elsewhere.contains(code)) {
         assert!(shown.contains(code), "{}", code.as_str());
     }
@@ -307,8 +307,10 @@ fn what_is_generated_has_no_weakness() {
             ] {
                 for trust_domain in [None, domain.clone()] {
                     for (admin, streams) in [(None, Vec::new()), (Some(9901), vec!["/a b/".to_owned(), "/c".to_owned()])] {
+                        let host = if placement == Placement::Egress { [127, 0, 0, 1] } else { [0, 0, 0, 0] };
                         let plan = Plan {
                             placement,
+                            listen: (host, 8443).into(),
                             xfcc,
                             upstream_tls: placement == Placement::Egress,
                             certificates: certificates.clone(),
@@ -327,6 +329,17 @@ fn what_is_generated_has_no_weakness() {
     }
     let public = Plan { certificate_optional: true, ..plan() };
     assert_eq!(codes(&generate::whole(&public), None), [Code::CertificateOptional]);
+}
+
+#[test]
+fn an_egress_listener_that_others_reach_is_found() {
+    let plan = Plan { placement: Placement::Egress, upstream_tls: true, xfcc: false, ..plan() };
+    let exposed = generate::whole(&plan);
+    assert_eq!(codes(&exposed, None), [Code::EgressExposed]);
+    assert_eq!(
+        codes(&exposed.replace("traffic_direction: OUTBOUND", "traffic_direction: OUTBOUND\n    bind_to_port: false"), None),
+        []
+    );
 }
 
 #[test]
