@@ -193,6 +193,7 @@ impl App {
                     here: reloader.here(part.placement),
                 },
                 max_body: part.max_body.map(crate::config::Size::bytes),
+                skip_body_parse: part.skip_body_parse,
                 descriptors: Arc::clone(&reloader.descriptors),
                 message: config.limits.message.bytes(),
                 decision: config.limits.decision.duration(),

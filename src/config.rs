@@ -111,6 +111,9 @@ pub struct Listener {
     /// `with_request_body.max_request_bytes` as Envoy was told: a body of exactly this size may be cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_body: Option<Size>,
+    /// Take no body apart: `parsed_body` and `truncated_body` are absent from the input, and no body is malformed.
+    #[serde(default)]
+    pub skip_body_parse: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

@@ -132,6 +132,8 @@ pub enum Body {
     Parsed(Value),
     /// Cut short: `null`, truncated.
     Truncated,
+    /// Not looked at, by setting: both are absent.
+    Skipped,
 }
 
 /// Request headers, names in lower case, pseudo-headers included. Envoy sends either a map (duplicates joined with

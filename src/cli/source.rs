@@ -107,6 +107,7 @@ impl Args {
         ]);
         let decode = decode::Settings {
             max_body: listener.and_then(|listener| listener.max_body).map(config::Size::bytes),
+            skip_body_parse: listener.is_some_and(|listener| listener.skip_body_parse),
             compat: settings.compat,
             descriptors: descriptors.current(),
         };

@@ -56,6 +56,8 @@ pub struct Door {
     pub listener: Listener,
     /// `max_body` of the listener, in bytes.
     pub max_body: Option<usize>,
+    /// `skip_body_parse` of the listener.
+    pub skip_body_parse: bool,
     /// Of the messages of gRPC calls.
     pub descriptors: Arc<Descriptors>,
     /// Largest CheckRequest, in bytes.
@@ -195,6 +197,7 @@ impl Door {
             Ok(check) => {
                 let settings = decode::Settings {
                     max_body: self.max_body,
+                    skip_body_parse: self.skip_body_parse,
                     compat: settings.compat,
                     descriptors: self.descriptors.current(),
                 };

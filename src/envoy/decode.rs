@@ -28,7 +28,7 @@ use thiserror::Error;
 use self::{body::BodyError, escape::BadEscape, query::QueryError};
 use crate::{
     config::Compat,
-    request::{Address, Endpoint, Headers, Http, Request, Timestamp},
+    request::{Address, Body, Endpoint, Headers, Http, Request, Timestamp},
 };
 
 /// What a listener was told about its Envoy.
@@ -36,6 +36,8 @@ use crate::{
 pub struct Settings {
     /// Envoy's `max_request_bytes`, in bytes.
     pub max_body: Option<usize>,
+    /// Bodies are not taken apart.
+    pub skip_body_parse: bool,
     pub compat: Option<Compat>,
     /// Of the messages of gRPC calls.
     pub descriptors: Option<Arc<DescriptorPool>>,
@@ -99,6 +101,10 @@ fn parse(http: &mut Http, settings: &Settings) -> Result<(), ParseError> {
     http.url = url::view(&http.method, path);
     http.parsed_path = path::parse(path).map_err(ParseError::Path)?;
     http.parsed_query = query::parse(query).map_err(ParseError::Query)?;
+    if settings.skip_body_parse {
+        http.parsed_body = Body::Skipped;
+        return Ok(());
+    }
     let limit = settings.max_body.filter(|_| settings.compat.is_none());
     let context = body::Context { limit, descriptors: settings.descriptors.as_deref(), path: &http.parsed_path };
     http.parsed_body = body::parse(&http.headers, &http.body, &http.raw_body, &context).map_err(ParseError::Body)?;

@@ -117,15 +117,17 @@ pub fn encode(outcome: &Outcome, shape: &Shape<'_>, settings: &Settings<'_>) -> 
         }
         Decision::Deny => Some(HttpResponse::DeniedResponse(denied(outcome, settings))),
     };
-    Reply::Response(respond(decision, metadata(outcome), response))
+    let code = match decision {
+        Decision::Allow => rpc::Code::Ok,
+        // What the plugin answers when a decision cannot be logged. Envoy denies.
+        Decision::Deny if settings.compat.is_some() && outcome.reason == Reason::RecordUnavailable => rpc::Code::Unknown,
+        Decision::Deny => rpc::Code::PermissionDenied,
+    };
+    Reply::Response(respond(code, metadata(outcome), response))
 }
 
 // INVARIANT: every response is made here, with a status.
-fn respond(decision: Decision, dynamic_metadata: Struct, http_response: Option<HttpResponse>) -> CheckResponse {
-    let code = match decision {
-        Decision::Allow => rpc::Code::Ok,
-        Decision::Deny => rpc::Code::PermissionDenied,
-    };
+fn respond(code: rpc::Code, dynamic_metadata: Struct, http_response: Option<HttpResponse>) -> CheckResponse {
     CheckResponse {
         status: Some(rpc::Status { code: code.into(), ..rpc::Status::default() }),
         dynamic_metadata: Some(dynamic_metadata),

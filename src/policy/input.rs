@@ -309,6 +309,7 @@ fn parsed(http: Option<&Http>, sink: &mut impl Sink) {
     match body {
         Body::Parsed(value) => sink.json(&NAMES.parsed_body, value),
         Body::None | Body::Truncated => sink.json(&NAMES.parsed_body, &serde_json::Value::Null),
+        Body::Skipped => return,
     }
     sink.flag(&NAMES.truncated_body, *body == Body::Truncated);
 }

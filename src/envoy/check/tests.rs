@@ -73,6 +73,7 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
         tracer: telemetry.tracer(),
         listener,
         max_body: None,
+        skip_body_parse: false,
         descriptors: Arc::default(),
         message: 4096,
         decision: Duration::from_secs(2),

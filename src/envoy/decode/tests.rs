@@ -213,7 +213,7 @@ fn d21b_exact_limit_is_cut_by_default_and_not_in_compat() {
     let at = |compat| {
         let headers = map(&[("content-type", "application/x-www-form-urlencoded"), ("x-envoy-auth-partial-body", "false")]);
         let http = HttpRequest { headers, raw_body: b"a=1".to_vec(), ..HttpRequest::default() };
-        decode(check(http), &Settings { max_body: Some(3), compat, descriptors: None }).request.http.unwrap().parsed_body
+        decode(check(http), &Settings { max_body: Some(3), compat, ..Settings::default() }).request.http.unwrap().parsed_body
     };
     assert_eq!(at(None), Body::Truncated);
     assert_eq!(at(Some(Compat::OpaEnvoy)), Body::Parsed(json!({"a": ["1"]})));
@@ -394,7 +394,7 @@ proptest! {
         let header_map = if listed { raw(&list) } else { None };
         let headers = if listed { map(&[]) } else { headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() };
         let http = HttpRequest { path: path.clone(), headers, header_map, body, raw_body, ..HttpRequest::default() };
-        let decoded = decode(check(http), &Settings { max_body, compat: None, descriptors: None });
+        let decoded = decode(check(http), &Settings { max_body, ..Settings::default() });
         prop_assert_eq!(decoded.request.http.map(|http| http.path), Some(path));
     }
 
