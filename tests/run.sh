@@ -22,6 +22,12 @@ bash tests/image.sh
 echo "== policies"
 bash tests/policies.sh
 
+echo "== OPA's own suite"
+bash tests/conformance.sh
+
+echo "== random policies and inputs against the real OPA"
+DIFFERENTIAL_PAIRS=2000 DIFFERENTIAL_SEED=3 cargo test --locked --lib policy::oracle::differential -- --nocapture
+
 echo "== demo"
 bash examples/quickstart/run.sh
 

@@ -17,11 +17,12 @@ use std::{
 use regorus::unstable::{Expr, Literal, LiteralStmt, Module, Query, Rule, RuleAssign, RuleBody, RuleHead, Span};
 
 use super::{
+    engine::rule_path,
     load::Purpose,
     mocks::{Mocks, Replacement},
     names::{self, Callee, Names, Path, Rules, Scopes, declared},
     problem::Problem,
-    tree::{comprehension, constant_path, is_open, pattern_names, steps},
+    tree::{children, comprehension, constant_path, is_open, pattern_names, steps},
 };
 
 /// What the rewrite of one module must know of all of them.
@@ -162,11 +163,11 @@ impl<'a> Rewriter<'a> {
                 RuleHead::Compr { refr, assign, .. } => this.head_reference(refr) + &this.assign(assign.as_ref(), bodies.len()),
                 RuleHead::Set { refr, key: None, .. } => this.head_reference(refr),
                 RuleHead::Set { refr, key: Some(key), .. } => {
-                    let after = this.text.get(refr.span().end as usize..).unwrap_or_default();
-                    // The span may leave the bracket out that it ends with.
-                    let bracketed = !after.trim_start_matches(|c: char| c == ']' || c.is_whitespace()).starts_with("contains");
+                    // Only before `import rego.v1` a set may be written as a name with its element in brackets.
+                    let after = this.text.get(refr.span().end as usize..).unwrap_or_default().trim_start();
+                    let bracketed = matches!(refr.as_ref(), Expr::Var { .. }) && after.starts_with('[');
                     let is_fixed = !print::is_scalar(key) || steps(refr).1.iter().all(|step| step.name().is_some());
-                    let refr = this.head_reference(refr);
+                    let refr = if bracketed { this.head_reference(refr) } else { this.set_reference(refr) };
                     let mut key = this.top(key);
                     if !is_fixed {
                         // The engine stops at the first element of a set whose members are the same for each name.
@@ -242,6 +243,19 @@ impl<'a> Rewriter<'a> {
         }
     }
 
+    /// The name of a set. In brackets that it ends with, the engine takes a constant for the key of an object.
+    fn set_reference(&mut self, expr: &'a Expr) -> String {
+        match expr {
+            Expr::RefBrack { refr, index, .. } if matches!(index.as_ref(), Expr::String { .. }) => {
+                let name = constant_path(expr).pop().unwrap_or_default();
+                let path = rule_path(&[name]);
+                self.changes += u32::from(path.starts_with("data."));
+                self.head_reference(refr) + path.trim_start_matches("data")
+            }
+            _ => self.head_reference(expr),
+        }
+    }
+
     /// What stands before a body.
     fn condition(&self) -> &'static str {
         if self.rego_v1 { " if" } else { "" }
@@ -266,6 +280,8 @@ impl<'a> Rewriter<'a> {
     fn body(&mut self, body: &'a RuleBody, count: usize, prologue: &str, epilogue: &str) {
         let query = &body.query;
         self.locals.push(declared(query));
+        let late = late_declarations(query);
+        let prologue = &joined([&declaration(&late), prologue]);
         let mut of_assign = String::new();
         if let Some(assign) = &body.assign {
             let extent = self.extent(&assign.span, false);
@@ -295,7 +311,7 @@ impl<'a> Rewriter<'a> {
         for statement in &query.stmts {
             let extent = self.extent(&statement.span, matches!(statement.literal, Literal::Expr { .. }));
             self.replace(extent, statement.span.line, |this| {
-                let text = this.statement(statement);
+                let text = this.scheduled(statement, &late);
                 if !bare {
                     return text;
                 }
@@ -379,16 +395,26 @@ impl<'a> Rewriter<'a> {
     }
 
     fn statements(&mut self, query: &'a Query) -> String {
-        let mut text = String::new();
-        for (index, statement) in query.stmts.iter().enumerate() {
-            if index > 0 {
+        let late = late_declarations(query);
+        let mut text = declaration(&late);
+        for statement in &query.stmts {
+            if !text.is_empty() {
                 text.push_str("; ");
             }
             let lines = self.sync(&statement.span);
             text.push_str(&lines);
-            text.push_str(&self.statement(statement));
+            text.push_str(&self.scheduled(statement, &late));
         }
         text
+    }
+
+    /// A statement of a query whose declarations in `late` stand at its beginning.
+    fn scheduled(&mut self, statement: &'a LiteralStmt, late: &[&'a LiteralStmt]) -> String {
+        if late.iter().any(|other| std::ptr::eq(*other, statement)) {
+            self.changes += 1;
+            return "true".to_owned();
+        }
+        self.statement(statement)
     }
 
     /// A statement, behind what it needs bound.
@@ -435,6 +461,42 @@ impl<'a> Rewriter<'a> {
             let _ = write!(text, " with {target} as {value}");
         }
         text
+    }
+}
+
+/// The declarations that a loop would come by more than once, which to the engine is an error.
+fn late_declarations(query: &Query) -> Vec<&LiteralStmt> {
+    let mut looped = false;
+    let late = query.stmts.iter().filter(|statement| {
+        let is_late = looped && matches!(statement.literal, Literal::SomeVars { .. });
+        looped |= may_loop(statement);
+        is_late
+    });
+    late.collect()
+}
+
+fn declaration(late: &[&LiteralStmt]) -> String {
+    let names = late.iter().flat_map(|statement| match &statement.literal {
+        Literal::SomeVars { vars, .. } => vars.iter().map(Span::text).collect(),
+        _ => Vec::new(),
+    });
+    let names: Vec<_> = names.collect();
+    if names.is_empty() { String::new() } else { format!("some {}", names.join(", ")) }
+}
+
+/// Whether a statement may hold more than once: it may bind what is in its brackets, or yields pairs.
+fn may_loop(statement: &LiteralStmt) -> bool {
+    fn loops(expr: &Expr) -> bool {
+        match expr {
+            Expr::RefBrack { index, .. } if !print::is_scalar(index) => true,
+            Expr::Call { fcn, .. } if collection::is_walk(fcn) => true,
+            _ => children(expr).into_iter().any(|child| loops(child)),
+        }
+    }
+    match &statement.literal {
+        Literal::SomeVars { .. } | Literal::NotExpr { .. } | Literal::Every { .. } => false,
+        Literal::SomeIn { .. } => true,
+        Literal::Expr { expr, .. } => loops(expr),
     }
 }
 

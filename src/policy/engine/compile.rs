@@ -11,7 +11,7 @@ use std::{
 
 use regorus::{
     Engine, PolicyLengthConfig, Rc, Source, Value,
-    unstable::{Module, Parser},
+    unstable::{Module, Parser, Rule, RuleHead},
 };
 
 use super::{bytecode::Bytecode, run};
@@ -28,6 +28,7 @@ use crate::{
             self, Whole,
             lexical::{self, Lowered},
         },
+        tree::is_open,
     },
 };
 
@@ -239,8 +240,13 @@ fn define_packages(module: &Module, data: &mut serde_json::Value) {
     let package = names::package(module);
     define(data, &package);
     for rule in &module.policy {
-        if let Some((_, above)) = names::rule_path(&package, rule).split_last() {
-            define(data, above);
+        let path = names::rule_path(&package, rule);
+        // To the engine, a rule with more computed names than one is undefined where it has no values.
+        let is_object = is_open(rule) && !matches!(rule.as_ref(), Rule::Spec { head: RuleHead::Set { key: None, .. }, .. });
+        match path.split_last() {
+            _ if is_object => define(data, &path),
+            Some((_, above)) => define(data, above),
+            None => {}
         }
     }
 }

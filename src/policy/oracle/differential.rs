@@ -10,8 +10,8 @@ use regorus::Value;
 use serde_json::Value as Json;
 
 use self::{
-    generate::{Generator, Policy},
-    opa::Opa,
+    generate::{Generator, Policy, Seen},
+    opa::{Opa, PANIC},
 };
 use super::{canonical, config, peer, sources};
 use crate::{
@@ -27,8 +27,22 @@ const INPUTS: usize = 20;
 /// Differences after which a run has told enough.
 const ENOUGH: usize = 8;
 
-/// An answer, or that there is an error.
-type Answer = Result<String, ()>;
+/// An answer, or the error, any of which is like any other.
+type Answer = Result<String, String>;
+
+fn alike(ours: &Answer, theirs: &Answer) -> bool {
+    match (ours, theirs) {
+        (Ok(ours), Ok(theirs)) => ours == theirs,
+        (Err(_), Err(_)) => true,
+        _ => false,
+    }
+}
+
+/// OPA's answer; it writes keys that are no text with more escapes than we do.
+fn of_opa(answer: Result<Json, String>) -> Answer {
+    let escapes = [(r"\\u003c", "<"), (r"\\u003e", ">"), (r"\\u0026", "&")];
+    answer.map(|answer| escapes.iter().fold(canonical(&answer), |text, (escape, plain)| text.replace(escape, plain)))
+}
 
 #[derive(Default)]
 struct Tally {
@@ -38,6 +52,8 @@ struct Tally {
     refused: BTreeMap<String, usize>,
     refused_by_opa: BTreeMap<String, usize>,
     differences: Vec<String>,
+    /// What the compared policies held.
+    seen: Seen,
 }
 
 #[test]
@@ -57,27 +73,38 @@ fn random_policies_are_answered_as_by_opa_or_refused() {
         tally
     };
     let tally = std::thread::Builder::new().stack_size(64 << 20).spawn(run).unwrap().join().unwrap();
-    let Tally { pairs, policies, errors, refused, refused_by_opa, differences } = tally;
+    let Tally { pairs, policies, errors, refused, refused_by_opa, differences, seen } = tally;
     println!("seed {seed}: {pairs} pairs, {policies} policies, {errors} errors in both");
     println!("refused here {refused:?}, by OPA too or for types {refused_by_opa:?}");
+    println!("policies with {}", seen.told());
+    assert!(policies < 100 || seen.missing().is_empty(), "never generated: {:?}", seen.missing());
     assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
 }
 
 fn load(policy: &Policy) -> Result<PolicySet, String> {
     let sources = sources(policy.modules(), generate::data());
-    PolicySet::compile(sources, &config("t/answer", RegoVersion::V1), &Abandoned::default())
-        .map_err(|error| error.problems.first().map_or_else(String::new, |problem| problem.code.to_string()))
+    PolicySet::compile(sources, &config("t/answer", RegoVersion::V1), &Abandoned::default()).map_err(|error| {
+        if env::var_os("DIFFERENTIAL_DETAIL").is_some() {
+            eprintln!("refusal: {error}");
+        }
+        error.problems.first().map_or_else(String::new, |problem| problem.code.to_string())
+    })
 }
 
 fn ours(set: &PolicySet, input: &Json) -> Answer {
     let answer = set.evaluate(&Input { value: Value::from(input.clone()), now_ns: 0 }, LIMIT);
-    answer.map(|answer| canonical(&answer.unwrap_or(Json::Null))).map_err(drop)
+    answer.map(|answer| canonical(&answer.unwrap_or(Json::Null))).map_err(|failure| failure.detail)
 }
 
 fn compare(opa: &Opa, policy: &Policy, inputs: &[Json], tally: &mut Tally) {
     let theirs = opa.load(&policy.modules());
     let set = match (load(policy), theirs) {
-        (Err(code), Ok(())) => return *tally.refused.entry(code).or_default() += 1,
+        (Err(code), Ok(())) => {
+            if env::var_os("DIFFERENTIAL_DETAIL").is_some() {
+                eprintln!("refused here: {code}\n{}", text(policy));
+            }
+            return *tally.refused.entry(code).or_default() += 1;
+        }
         (Err(code), Err(error)) => {
             if env::var_os("DIFFERENTIAL_DETAIL").is_some() {
                 eprintln!("{code}: {error}\n{}", text(policy));
@@ -86,16 +113,25 @@ fn compare(opa: &Opa, policy: &Policy, inputs: &[Json], tally: &mut Tally) {
         }
         // OPA's compiler refuses what its type checker sees; we find that out when it is evaluated, as undefined.
         (Ok(_), Err(error)) if error.contains("rego_type_error") => {
+            if env::var_os("DIFFERENTIAL_DETAIL").is_some() {
+                eprintln!("type: {error}");
+            }
             return *tally.refused_by_opa.entry("type".to_owned()).or_default() += 1;
         }
+        (Ok(_), Err(error)) if error.contains(PANIC) => return *tally.refused_by_opa.entry("panic".to_owned()).or_default() += 1,
         (Ok(_), Err(error)) => return tally.differences.push(format!("OPA refuses it: {error}\n{}", text(policy))),
         (Ok(set), Ok(())) => set,
     };
     tally.policies += 1;
-    for (input, theirs) in inputs.iter().zip(opa.answers(inputs)) {
+    tally.seen.add(policy);
+    for (input, answer) in inputs.iter().zip(opa.answers(inputs)) {
+        if answer.as_ref().is_err_and(|error| error.contains(PANIC)) {
+            *tally.refused_by_opa.entry("panic".to_owned()).or_default() += 1;
+            continue;
+        }
         tally.pairs += 1;
-        let (ours, theirs) = (ours(&set, input), theirs.map(|answer| canonical(&answer)).map_err(drop));
-        if ours == theirs {
+        let ours = ours(&set, input);
+        if alike(&ours, &of_opa(answer)) {
             tally.errors += usize::from(ours.is_err());
             continue;
         }
@@ -107,9 +143,9 @@ fn compare(opa: &Opa, policy: &Policy, inputs: &[Json], tally: &mut Tally) {
 fn difference(opa: &Opa, policy: &Policy, input: &Json) -> Option<(Answer, Answer)> {
     let set = load(policy).ok()?;
     opa.load(&policy.modules()).ok()?;
-    let theirs = opa.answers(std::slice::from_ref(input)).pop()?.map(|answer| canonical(&answer)).map_err(drop);
+    let theirs = of_opa(opa.answers(std::slice::from_ref(input)).pop()?);
     let ours = ours(&set, input);
-    (ours != theirs).then_some((ours, theirs))
+    (!alike(&ours, &theirs)).then_some((ours, theirs))
 }
 
 /// The difference in the smallest policy that still has it.
@@ -129,26 +165,21 @@ fn told(opa: &Opa, policy: &Policy, input: &Json) -> String {
 /// The policy without one rule, or without one statement.
 fn smaller(policy: &Policy) -> Vec<Policy> {
     let mut found = Vec::new();
-    for index in 0..policy.rules.len() {
-        let mut without = policy.clone();
-        without.rules.remove(index);
-        found.push(without);
-    }
-    for index in 0..policy.library.len() {
-        let mut without = policy.clone();
-        without.library.remove(index);
-        found.push(without);
-    }
-    for (index, rule) in policy.rules.iter().enumerate() {
-        for statement in 0..rule.body.len() {
+    for (module, rules) in policy.modules.iter().enumerate() {
+        for (index, rule) in rules.iter().enumerate() {
             let mut without = policy.clone();
-            without.rules[index].body.remove(statement);
+            without.modules[module].remove(index);
             found.push(without);
-        }
-        if !rule.tail.is_empty() {
-            let mut without = policy.clone();
-            without.rules[index].tail.clear();
-            found.push(without);
+            for statement in 0..rule.body.len() {
+                let mut without = policy.clone();
+                without.modules[module][index].body.remove(statement);
+                found.push(without);
+            }
+            if !rule.tail.is_empty() {
+                let mut without = policy.clone();
+                without.modules[module][index].tail.clear();
+                found.push(without);
+            }
         }
     }
     found

@@ -1,8 +1,15 @@
 //! Random Rego and random inputs. What it writes is safe by construction (each variable is bound before it is used, no
-//! rule needs itself), and else as careless as authors are: wrong types, missing keys, sets of everything.
+//! rule needs itself), and else as careless as authors are: wrong types, missing keys, sets of everything. Here are
+//! modules and rules; `term` writes what stands in them, `value` the data and inputs.
+
+mod term;
+mod value;
+
+use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use serde_json::{Map, Value as Json, json};
+
+pub(super) use self::value::{data, input};
 
 /// A rule, in parts that can be left out one by one.
 #[derive(Debug, Clone)]
@@ -17,12 +24,6 @@ pub(super) struct Rule {
     pub(super) shown: bool,
 }
 
-#[derive(Debug, Clone, Default)]
-pub(super) struct Policy {
-    pub(super) library: Vec<Rule>,
-    pub(super) rules: Vec<Rule>,
-}
-
 impl Rule {
     fn text(&self) -> String {
         let Self { head, body, tail, .. } = self;
@@ -33,170 +34,132 @@ impl Rule {
     }
 }
 
+/// The packages, in the order in which they may read each other, and what stands before the rules of each module.
+const MODULES: [(&str, &str, &str); 4] = [
+    ("lib.rego", "lib", "import data.conf as conf\n"),
+    ("sub.rego", "t.sub", "import data.conf\nimport data.lib\n"),
+    ("more.rego", "t", "import data.conf\nimport data.lib as l\nimport data.t.sub as s\nimport input.m as m\n"),
+    ("t.rego", "t", "import data.conf as conf\nimport data.lib\nimport data.t.sub as s\n"),
+];
+const LAST: usize = MODULES.len() - 1;
+
+/// The rules of each module.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Policy {
+    pub(super) modules: [Vec<Rule>; MODULES.len()],
+}
+
 impl Policy {
     pub(super) fn modules(&self) -> Vec<(String, String)> {
-        let text = |rules: &[Rule]| rules.iter().map(Rule::text).collect::<Vec<_>>().join("\n");
-        let mut shown: Vec<_> = self.rules.iter().filter(|rule| rule.shown).map(|rule| rule.name.as_str()).collect();
-        shown.dedup();
-        let fields: Vec<_> = shown.iter().map(|name| format!("\"{name}\": [v | v := {name}]")).collect();
-        vec![
-            ("lib.rego".to_owned(), format!("package lib\n\nimport data.conf as conf\n\n{}", text(&self.library))),
-            (
-                "t.rego".to_owned(),
-                format!(
-                    "package t\n\nimport data.lib\nimport data.conf as conf\n\n{}\nanswer := {{{}}}\n",
-                    text(&self.rules),
-                    fields.join(", ")
-                ),
-            ),
-        ]
-    }
-}
-
-/// The data that every policy can read.
-pub(super) fn data() -> Json {
-    json!({"conf": {"roles": {"ann": ["a", "b"], "bob": []}, "limits": {"a": 1, "b": 2.5}, "list": [1, "a", null, [1], {"a": 1}], "on": true}})
-}
-
-const WORDS: [&str; 8] = ["a", "b", "ann", "bob", "/a/b", "x-y", "", "GET"];
-const KEYS: [&str; 6] = ["u", "r", "n", "m", "s", "t"];
-
-pub(super) fn input(rng: &mut Rng) -> Json {
-    let mut fields = Map::new();
-    for key in KEYS {
-        if rng.u8(..8) > 0 {
-            let value = match (key, rng.u8(..5)) {
-                (_, 0) => value(rng, 2),
-                ("r", _) => (0..rng.usize(..4)).map(|_| word(rng)).collect(),
-                ("n", _) => number(rng),
-                ("m", _) => object(rng, 1),
-                ("s", _) => (0..rng.usize(..3)).map(|_| object(rng, 1)).collect(),
-                ("t", _) => json!(
-                    ["2026-11-22T10:00:00Z", "2026-02-30T10:00:00Z", "10:00", "2026-11-22T10:00:00.5+02:00"][rng.usize(..4)]
-                ),
-                _ => word(rng),
-            };
-            fields.insert(key.to_owned(), value);
+        let mut texts = Vec::new();
+        for ((file, package, imports), rules) in MODULES.iter().zip(&self.modules) {
+            let text = rules.iter().map(Rule::text).collect::<Vec<_>>().join("\n");
+            texts.push(((*file).to_owned(), format!("package {package}\n\n{imports}\n{text}")));
         }
+        let mut shown: Vec<_> =
+            self.modules[LAST - 1..].iter().flatten().filter(|rule| rule.shown).map(|rule| &rule.name).collect();
+        shown.dedup();
+        let mut fields: Vec<_> = shown.iter().map(|name| format!("\"{name}\": [v | v := {name}]")).collect();
+        fields.extend(["data.lib", "data.t.sub"].map(|name| format!("\"{name}\": [v | v := {name}]")));
+        texts[LAST].1.push_str(&format!("\nanswer := {{{}}}\n", fields.join(", ")));
+        texts
     }
-    Json::Object(fields)
-}
 
-fn word(rng: &mut Rng) -> Json {
-    json!(WORDS[rng.usize(..WORDS.len())])
-}
-
-fn number(rng: &mut Rng) -> Json {
-    match rng.u8(..6) {
-        0 => json!(0.5),
-        1 => json!(-3),
-        2 => json!(9_007_199_254_740_993_i64),
-        _ => json!(rng.u8(..4)),
-    }
-}
-
-fn object(rng: &mut Rng, depth: u8) -> Json {
-    (0..rng.usize(..4)).map(|_| (["a", "b", "k"][rng.usize(..3)].to_owned(), value(rng, depth))).collect::<Map<_, _>>().into()
-}
-
-fn value(rng: &mut Rng, depth: u8) -> Json {
-    match rng.u8(..if depth == 0 { 4 } else { 6 }) {
-        0 => word(rng),
-        1 => number(rng),
-        2 => json!(rng.bool()),
-        3 => Json::Null,
-        4 => (0..rng.usize(..3)).map(|_| value(rng, depth - 1)).collect(),
-        _ => object(rng, depth - 1),
+    /// The constructs that the policy holds.
+    pub(super) fn constructs(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let text: String = self.modules().into_iter().map(|(_, text)| text).collect();
+        CONSTRUCTS.iter().filter(move |(_, words)| words.iter().any(|word| text.contains(word))).map(|(name, _)| *name)
     }
 }
 
-/// Functions by the number of their arguments.
-const UNARY: [&str; 24] = [
-    "count",
-    "lower",
-    "upper",
-    "to_number",
-    "abs",
-    "max",
-    "min",
-    "sum",
-    "sort",
-    "type_name",
-    "is_string",
-    "is_number",
-    "round",
-    "json.marshal",
-    "object.keys",
-    "trim_space",
-    "time.parse_rfc3339_ns",
-    "ceil",
-    "product",
-    "is_array",
-    "is_object",
-    "strings.reverse",
-    "base64.encode",
-    "urlquery.encode",
+/// What every longer run must have generated, and the words it is known by.
+pub(super) const CONSTRUCTS: [(&str, &[&str]); 24] = [
+    ("negation", &["not "]),
+    ("undefined", &["input.missing"]),
+    ("objects", &["{\"a\": "]),
+    ("object patterns", &["{\"a\": v"]),
+    ("sets", &[" contains "]),
+    ("set operators", &[" & ", " | input"]),
+    ("comprehensions", &["| some "]),
+    ("functions", &["f(x", ".g0(", "g0("]),
+    ("default functions", &["(_) := "]),
+    ("defaults", &["default p"]),
+    ("else with a body", &["else := ", "} else"]),
+    ("every", &["every "]),
+    ("with input", &[" with input."]),
+    ("with data", &[" with data."]),
+    ("imports", &["lib.", "s.", "l."]),
+    ("imports of the input", &["m.a", "m.k"]),
+    ("packages whole", &["data.lib["]),
+    ("names of several parts", &[".q.w := "]),
+    ("computed beside plain names", &[".a := "]),
+    ("sets below computed names", &["] contains "]),
+    ("data beside rules", &["data.t.base"]),
+    ("regex", &["regex."]),
+    ("glob", &["glob."]),
+    ("time", &["time."]),
 ];
-const BINARY: [&str; 20] = [
-    "startswith",
-    "endswith",
-    "contains",
-    "split",
-    "concat",
-    "array.concat",
-    "trim",
-    "indexof",
-    "union_of",
-    "object.union",
-    "bits.and",
-    "format_int",
-    "object.remove",
-    "trim_prefix",
-    "numbers.range",
-    "object.filter",
-    "trim_left",
-    "strings.count",
-    "intersect_of",
-    "json.remove",
-];
-const PATTERNS: [&str; 9] = [r"^a", r"\\d+", r"[a-z]+$", r"\\w-\\w", ".*", "(?i)ANN", r"\\bb\\b", "^/a/[^/]+$", "a|b"];
-const GLOBS: [&str; 8] = ["a*", "*", "/a/*", "**", "{a,b}", "[ab]nn", "?", "/**"];
-const COMPARISONS: [&str; 6] = ["==", "!=", "<", "<=", ">", ">="];
-const ARITHMETIC: [&str; 5] = ["+", "-", "*", "/", "%"];
-const SET_OPERATORS: [&str; 3] = ["&", "|", "-"];
+
+/// A rule that later ones may read.
+#[derive(Clone)]
+struct Known {
+    package: &'static str,
+    name: String,
+    /// There are keys below it.
+    keyed: bool,
+}
 
 pub(super) struct Generator {
     pub(super) rng: Rng,
     /// Local variables in sight.
     locals: Vec<String>,
-    /// Rules that may be read, in the spelling of the module at hand.
-    rules: Vec<String>,
-    functions: Vec<String>,
+    values: Vec<Known>,
+    functions: Vec<Known>,
     variables: usize,
+    /// The module at hand.
+    module: usize,
 }
 
 impl Generator {
     pub(super) fn new(seed: u64) -> Self {
-        Self { rng: Rng::with_seed(seed), locals: Vec::new(), rules: Vec::new(), functions: Vec::new(), variables: 0 }
+        let (values, functions) = (Vec::new(), Vec::new());
+        Self { rng: Rng::with_seed(seed), locals: Vec::new(), values, functions, variables: 0, module: 0 }
     }
 
     pub(super) fn policy(&mut self) -> Policy {
-        (self.rules, self.functions, self.variables) = (Vec::new(), Vec::new(), 0);
+        (self.values, self.functions, self.variables) = (Vec::new(), Vec::new(), 0);
         let mut policy = Policy::default();
-        for index in 0..2 {
-            let name = format!("g{index}");
-            policy.library.push(self.function(&name));
-            self.functions.push(name);
-        }
-        self.functions.iter_mut().for_each(|name| *name = format!("lib.{name}"));
-        for index in 0..self.rng.usize(2..6) {
-            let name = format!("p{index}");
-            let rules = self.rule(&name);
-            let list = if rules[0].shown { &mut self.rules } else { &mut self.functions };
-            list.push(rules[0].name.clone());
-            policy.rules.extend(rules);
+        for (module, (letter, most)) in [("k", 2), ("s", 2), ("q", 2), ("p", 5)].into_iter().enumerate() {
+            self.module = module;
+            let package = MODULES[module].1;
+            if module == 0 {
+                policy.modules[0].push(self.function("g0"));
+                self.functions.push(Known { package, name: "g0".to_owned(), keyed: false });
+            }
+            for index in 0..self.rng.usize(1..=most) {
+                let rules = self.rule(&format!("{letter}{index}"));
+                let list = if rules[0].shown { &mut self.values } else { &mut self.functions };
+                let keyed = rules.last().is_some_and(|rule| rule.head.contains('['));
+                list.push(Known { package, name: rules[0].name.clone(), keyed });
+                policy.modules[module].extend(rules);
+            }
         }
         policy
+    }
+
+    /// How the module at hand spells what is in a package.
+    fn spelled(&mut self, Known { package, name, .. }: &Known) -> String {
+        let whole = format!("data.{package}.{name}");
+        if self.rng.u8(..4) == 0 {
+            return whole;
+        }
+        match (self.module, *package) {
+            (module, package) if MODULES[module].1 == package => name.clone(),
+            (1 | LAST, "lib") => format!("lib.{name}"),
+            (2, "lib") => format!("l.{name}"),
+            (2 | LAST, "t.sub") => format!("s.{name}"),
+            _ => whole,
+        }
     }
 
     fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
@@ -205,13 +168,17 @@ impl Generator {
 
     fn function(&mut self, name: &str) -> Rule {
         self.locals = vec!["x".to_owned()];
-        let argument = match self.rng.u8(..6) {
+        let argument = match self.rng.u8(..7) {
             0 => {
                 self.locals = vec!["x".to_owned(), "y".to_owned()];
-                "[x, y]"
+                "[x, y]".to_owned()
             }
-            1 => "{\"a\": x}",
-            _ => "x",
+            1 => "{\"a\": x}".to_owned(),
+            2 => {
+                self.locals.clear();
+                self.scalar()
+            }
+            _ => "x".to_owned(),
         };
         let body = self.body();
         let (result, tail) = (self.term(1), self.tail());
@@ -225,7 +192,13 @@ impl Generator {
             return String::new();
         }
         let locals = std::mem::take(&mut self.locals);
-        let tail = format!(" else := {}", self.term(1));
+        let mut tail = String::new();
+        if self.rng.bool() {
+            let body = self.body();
+            tail = format!(" else := {} if {{\n\t{}\n}}", self.term(1), body.join("\n\t"));
+            self.locals.clear();
+        }
+        tail.push_str(&format!(" else := {}", self.term(1)));
         self.locals = locals;
         tail
     }
@@ -236,14 +209,16 @@ impl Generator {
         let mut push = |head: String, body: Vec<String>, tail: String, shown: bool| {
             rules.push(Rule { name: name.to_owned(), head, body, tail, shown });
         };
-        match self.rng.u8(..9) {
-            0 => {
-                let rule = self.function(name);
-                return vec![rule];
+        match self.rng.u8(..14) {
+            0 => return vec![self.function(name)],
+            1 => {
+                push(format!("default {name}(_) := {}", self.scalar()), Vec::new(), String::new(), false);
+                let function = self.function(name);
+                return vec![rules.remove(0), function];
             }
-            1 | 2 => {
+            2 | 3 => {
                 if self.rng.bool() {
-                    push(format!("default {name} := false"), Vec::new(), String::new(), true);
+                    push(format!("default {name} := {}", self.scalar()), Vec::new(), String::new(), true);
                 }
                 for _ in 0..self.rng.usize(1..3) {
                     self.locals.clear();
@@ -251,29 +226,41 @@ impl Generator {
                     push(name.to_owned(), body, String::new(), true);
                 }
             }
-            3 | 4 => {
+            4 | 5 => {
                 for _ in 0..self.rng.usize(1..3) {
                     self.locals.clear();
                     let body = self.body();
                     push(format!("{name} contains {}", self.term(1)), body, String::new(), true);
                 }
             }
-            5 => {
+            6 | 7 => {
                 let body = self.body();
-                let key = if self.locals.is_empty() { "\"k\"".to_owned() } else { self.local() };
+                let key = self.key();
                 push(format!("{name}[{key}] := {}", self.term(1)), body, String::new(), true);
+                if self.rng.bool() {
+                    self.locals.clear();
+                    let body = self.body();
+                    push(format!("{name}.a := {}", self.term(1)), body, String::new(), true);
+                }
             }
-            6 => {
+            8 => {
                 let body = self.body();
-                let value = self.term(1);
-                // Read by its whole path: what is above it OPA always defines, and the engine does not.
-                return vec![Rule {
-                    name: format!("{name}.q.w"),
-                    head: format!("{name}.q.w := {value}"),
-                    body,
-                    tail: String::new(),
-                    shown: true,
-                }];
+                let key = self.key();
+                push(format!("{name}[{key}] contains {}", self.term(1)), body, String::new(), true);
+            }
+            9 => {
+                let body = self.body();
+                let (first, second) = (self.key(), self.key());
+                push(format!("{name}[{first}][{second}] := {}", self.term(0)), body, String::new(), true);
+            }
+            10 => {
+                let body = self.body();
+                push(format!("{name}.q.w := {}", self.term(1)), body, String::new(), true);
+                if self.rng.bool() {
+                    self.locals.clear();
+                    let body = self.body();
+                    push(format!("{name}.q.v := {}", self.term(1)), body, String::new(), true);
+                }
             }
             _ => {
                 let body = self.body();
@@ -290,6 +277,11 @@ impl Generator {
         rules
     }
 
+    /// What a name may be computed from.
+    fn key(&mut self) -> String {
+        if self.locals.is_empty() { "\"k\"".to_owned() } else { self.local() }
+    }
+
     fn local(&mut self) -> String {
         let at = self.rng.usize(..self.locals.len());
         self.locals[at].clone()
@@ -303,146 +295,23 @@ impl Generator {
     fn body(&mut self) -> Vec<String> {
         (0..self.rng.usize(1..4)).map(|_| self.statement(2)).collect()
     }
+}
 
-    /// A statement; what it binds is in sight afterwards.
-    fn statement(&mut self, depth: u8) -> String {
-        let text = match self.rng.u8(..14) {
-            0 | 1 => {
-                let (value, name) = (self.term(depth), self.fresh());
-                self.locals.push(name.clone());
-                format!("{name} := {value}")
-            }
-            2 => {
-                let (from, name) = (self.term(1), self.fresh());
-                self.locals.push(name.clone());
-                format!("some {name} in {from}")
-            }
-            3 => {
-                let (from, key, name) = (self.term(1), self.fresh(), self.fresh());
-                self.locals.extend([key.clone(), name.clone()]);
-                format!("some {key}, {name} in {from}")
-            }
-            4 if depth > 0 => {
-                let (from, name) = (self.term(1), self.fresh());
-                let known = self.locals.len();
-                self.locals.push(name.clone());
-                let inner = self.condition(0);
-                self.locals.truncate(known);
-                // OPA refuses a variable that is declared here and not used.
-                return format!("every {name} in {from} {{ {name} != {}; {inner} }}", self.scalar());
-            }
-            5 => {
-                // Against a constant, OPA's compiler would see that the pattern never matches.
-                let (from, name) = (self.reference(), self.fresh());
-                self.locals.push(name.clone());
-                match self.rng.u8(..3) {
-                    0 => format!("{{\"a\": {name}}} := {from}"),
-                    1 => format!("[{name}, _] := {from}"),
-                    _ => format!("walk({from}, [_, {name}])"),
-                }
-            }
-            6 => {
-                let name = self.fresh();
-                self.locals.push(name.clone());
-                format!("some {name}; {} == input.r[{name}]", self.scalar())
-            }
-            7..=9 => format!("not {}", self.condition(1)),
-            _ => self.condition(depth),
-        };
-        let declares = text.starts_with("some ");
-        if self.rng.u8(..12) == 0 && !declares {
-            return format!("{text} with input.{} as {}", self.one(&KEYS), self.scalar());
-        }
-        text
+/// How many policies held each construct.
+#[derive(Default)]
+pub(super) struct Seen(BTreeMap<&'static str, usize>);
+
+impl Seen {
+    pub(super) fn add(&mut self, policy: &Policy) {
+        policy.constructs().for_each(|name| *self.0.entry(name).or_default() += 1);
     }
 
-    fn condition(&mut self, depth: u8) -> String {
-        match self.rng.u8(..9) {
-            0..=2 => format!("{} {} {}", self.term(depth), self.one(&COMPARISONS), self.term(depth)),
-            3 => format!("{} in {}", self.term(0), self.term(1)),
-            4 => format!("{}, {} in {}", self.scalar(), self.scalar(), self.reference()),
-            5 => format!("regex.match(\"{}\", {})", self.one(&PATTERNS), self.term(0)),
-            6 => format!("glob.match(\"{}\", [\"/\"], {})", self.one(&GLOBS), self.term(0)),
-            7 => self.reference(),
-            _ => self.call(depth),
-        }
+    /// The constructs that no policy held.
+    pub(super) fn missing(&self) -> Vec<&'static str> {
+        CONSTRUCTS.iter().map(|(name, _)| *name).filter(|name| !self.0.contains_key(name)).collect()
     }
 
-    fn scalar(&mut self) -> String {
-        match self.rng.u8(..4) {
-            0 => number(&mut self.rng).to_string(),
-            1 => self.one(&["true", "false", "null"]).to_owned(),
-            _ => word(&mut self.rng).to_string(),
-        }
-    }
-
-    fn reference(&mut self) -> String {
-        match self.rng.u8(..10) {
-            0 => "input.missing".to_owned(),
-            1 => format!("input.m.{}", self.one(&["a", "b", "k"])),
-            2 => format!("input.r[{}]", self.rng.u8(..3)),
-            3 => format!("conf.{}", self.one(&["roles", "limits", "list", "on", "none"])),
-            4 => "conf.roles[input.u]".to_owned(),
-            5 if !self.rules.is_empty() => {
-                let at = self.rng.usize(..self.rules.len());
-                self.rules[at].clone()
-            }
-            6 | 7 if !self.locals.is_empty() => self.local(),
-            _ => format!("input.{}", self.one(&KEYS)),
-        }
-    }
-
-    fn call(&mut self, depth: u8) -> String {
-        // Of constants, OPA's type checker would refuse most.
-        let depth = if self.rng.u8(..4) == 0 { depth.saturating_sub(1) } else { 0 };
-        match self.rng.u8(..8) {
-            0 | 1 if !self.functions.is_empty() => {
-                let at = self.rng.usize(..self.functions.len());
-                format!("{}({})", self.functions[at].clone(), self.term(depth))
-            }
-            2..=4 => format!("{}({})", self.one(&UNARY), self.term(depth)),
-            5 => format!("object.get({}, {}, {})", self.term(depth), self.scalar(), self.scalar()),
-            6 => format!("sprintf(\"%v-%v\", [{}, {}])", self.term(depth), self.scalar()),
-            _ => match self.one(&BINARY) {
-                "union_of" => format!("union({{{{{}}}, {{{}}}}})", self.term(0), self.scalar()),
-                "intersect_of" => format!("intersection({{{{{}}}, {{{}}}}})", self.term(0), self.scalar()),
-                name => format!("{name}({}, {})", self.term(depth), self.term(depth)),
-            },
-        }
-    }
-
-    fn term(&mut self, depth: u8) -> String {
-        if depth == 0 {
-            return if self.rng.u8(..3) == 0 { self.scalar() } else { self.reference() };
-        }
-        match self.rng.u8(..14) {
-            0 | 1 => self.scalar(),
-            2..=5 => self.reference(),
-            6 | 7 => self.call(depth),
-            8 => format!("({} {} {})", self.term(depth - 1), self.one(&ARITHMETIC), self.term(depth - 1)),
-            9 => format!("({} {} {})", self.set(), self.one(&SET_OPERATORS), self.reference()),
-            10 => format!("[{}, {}]", self.term(depth - 1), self.term(depth - 1)),
-            11 => format!("{{\"a\": {}, \"b\": {}}}", self.term(depth - 1), self.scalar()),
-            12 => self.set(),
-            _ => self.comprehension(depth - 1),
-        }
-    }
-
-    fn set(&mut self) -> String {
-        format!("{{{}, {}}}", self.term(0), self.scalar())
-    }
-
-    fn comprehension(&mut self, depth: u8) -> String {
-        let known = self.locals.len();
-        let (from, name) = (self.term(0), self.fresh());
-        self.locals.push(name.clone());
-        let condition = format!("{name} {} {}; {}", self.one(&COMPARISONS), self.term(0), self.condition(0));
-        let text = match self.rng.u8(..3) {
-            0 => format!("[{} | some {name} in {from}; {condition}]", self.term(depth)),
-            1 => format!("{{{} | some {name} in {from}; {condition}}}", self.term(depth)),
-            _ => format!("{{{name}: {} | some {name} in {from}; {condition}}}", self.term(depth)),
-        };
-        self.locals.truncate(known);
-        text
+    pub(super) fn told(&self) -> String {
+        self.0.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
     }
 }

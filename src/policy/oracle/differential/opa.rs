@@ -16,6 +16,9 @@ use tempfile::TempDir;
 /// Asks for many inputs at once: one HTTP request for each would be most of the time.
 const BATCH: &str = "package batch\n\nanswers := [a | some one in input.inputs; a := data.t.answer with input as one]\n";
 
+/// What stands in the place of an answer where OPA itself fails.
+pub(super) const PANIC: &str = "OPA ended the connection";
+
 pub(super) struct Opa {
     child: Child,
     socket: PathBuf,
@@ -60,7 +63,8 @@ impl Opa {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         let answer = String::from_utf8(answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        // Where it panics it ends the connection.
+        let Some((head, body)) = answer.split_once("\r\n\r\n") else { return (0, Json::from(PANIC)) };
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, serde_json::from_str(body).unwrap_or(Json::Null))
     }
@@ -92,6 +96,6 @@ impl Opa {
 
     fn answer(&self, input: &Json) -> Result<Json, String> {
         let (status, answer) = self.call("POST", "/v1/data/t/answer", &json!({"input": input}).to_string());
-        if status == 200 { Ok(answer["result"].clone()) } else { Err(answer["errors"].to_string()) }
+        if status == 200 { Ok(answer["result"].clone()) } else { Err(answer.to_string()) }
     }
 }
