@@ -114,14 +114,6 @@ pub(super) enum Errors {
     Strict,
 }
 
-/// How many arguments a function takes that the engine does not know of itself.
-pub(super) fn added_arity(name: &str) -> Option<u8> {
-    if BUILTINS.contains_key(name) {
-        return None;
-    }
-    TABLES.iter().copied().flatten().find(|builtin| builtin.name == name).map(|builtin| builtin.arity)
-}
-
 /// How many arguments the function takes that authors may call by this name, if there is one.
 pub(super) fn arity(name: &str) -> Option<u8> {
     let of_ours = TABLES.iter().copied().flatten().find(|builtin| builtin.name == name).map(|builtin| builtin.arity);

@@ -90,6 +90,8 @@ struct Rewriter<'a> {
     with: String,
     /// The step of the head at hand that is computed by us, and its variable.
     opened: Option<(&'a Expr, String)>,
+    /// Whether a body of the rule at hand may hold more than once.
+    loops: bool,
     /// Whether what is printed is a term of a head or comprehension.
     in_term: bool,
     edits: Vec<Edit>,
@@ -115,6 +117,7 @@ impl<'a> Rewriter<'a> {
             before: Vec::new(),
             with: String::new(),
             opened: None,
+            loops: false,
             in_term: false,
             edits: Vec::new(),
             problems: Vec::new(),
@@ -157,6 +160,7 @@ impl<'a> Rewriter<'a> {
         let extent = self.extent(span, false);
         self.replace(extent, span.line, |this| {
             this.in_term = true;
+            this.loops = bodies.iter().flat_map(|body| &body.query.stmts).any(may_loop);
             let (RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. }) = head;
             this.opened = this.opened_step(refr).map(|step| (step, this.variable()));
             let mut text = match head {
@@ -168,7 +172,7 @@ impl<'a> Rewriter<'a> {
                     let bracketed = matches!(refr.as_ref(), Expr::Var { .. }) && after.starts_with('[');
                     let is_fixed = !print::is_scalar(key) || steps(refr).1.iter().all(|step| step.name().is_some());
                     let refr = if bracketed { this.head_reference(refr) } else { this.set_reference(refr) };
-                    let mut key = this.top(key);
+                    let mut key = this.head_term(key, this.loops);
                     if !is_fixed {
                         // The engine stops at the first element of a set whose members are the same for each name.
                         this.changes += 1;
@@ -237,9 +241,27 @@ impl<'a> Rewriter<'a> {
             Expr::RefDot { refr, field, .. } => self.head_reference(refr) + "." + field.0.text(),
             Expr::RefBrack { refr, index, .. } => {
                 let refr = self.head_reference(refr);
-                format!("{refr}[{}]", self.top(index))
+                format!("{refr}[{}]", self.head_term(index, self.loops))
             }
             _ => self.expr(expr),
+        }
+    }
+
+    /// A key or value of a head. Where `bound`, it is bound in the body if it may be undefined: where a body holds more
+    /// than once, the engine loses the values that it has when one is undefined.
+    fn head_term(&mut self, expr: &'a Expr, bound: bool) -> String {
+        let printed = self.top(expr);
+        if bound && self.may_be_undefined(expr) { self.bind(&printed, "") } else { printed }
+    }
+
+    fn may_be_undefined(&self, expr: &Expr) -> bool {
+        match expr {
+            _ if print::is_scalar(expr) || comprehension(expr).is_some() => false,
+            Expr::Var { span, .. } => self.is_global(span.text()),
+            Expr::Array { .. } | Expr::Set { .. } | Expr::Object { .. } => {
+                children(expr).into_iter().any(|child| self.may_be_undefined(child))
+            }
+            _ => true,
         }
     }
 
@@ -265,16 +287,8 @@ impl<'a> Rewriter<'a> {
     /// is undefined, the engine leaves the rule undefined.
     fn assign(&mut self, assign: Option<&'a RuleAssign>, bodies: usize) -> String {
         let Some(RuleAssign { op, value, .. }) = assign else { return String::new() };
-        let printed = self.top(value);
-        let op = print::assignment(op);
-        if bodies < 2 || print::is_scalar(value) || comprehension(value).is_some() {
-            return format!(" {op} {printed}");
-        }
-        self.changes += 1;
-        let variable = self.variable();
-        let with = self.with.clone();
-        self.before.push(format!("{variable} := {printed}{with}"));
-        format!(" {op} {variable}")
+        let printed = self.head_term(value, bodies > 1 || self.loops);
+        format!(" {} {printed}", print::assignment(op))
     }
 
     fn body(&mut self, body: &'a RuleBody, count: usize, prologue: &str, epilogue: &str) {

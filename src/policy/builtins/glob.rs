@@ -57,7 +57,7 @@ fn quote_meta(args: &[Value]) -> Result<Value, Fault> {
     let text = text_operand(args, 0)?;
     let mut quoted = String::with_capacity(text.len());
     for letter in text.chars() {
-        if "?*\\[]{}!-,".contains(letter) {
+        if "?*\\[]{}".contains(letter) {
             quoted.push('\\');
         }
         quoted.push(letter);

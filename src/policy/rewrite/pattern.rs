@@ -30,12 +30,19 @@ impl<'a> Rewriter<'a> {
         }
     }
 
-    /// The last argument of a call where it takes the answer, which the engine knows of its own functions only.
+    /// The last argument of a call where it takes the answer. The engine knows that of its own functions only, and not
+    /// that an `every` behind the call reads what it binds.
     fn output(&self, function: &Expr, params: &'a [Ref<Expr>]) -> Option<(&'a Expr, &'a [Ref<Expr>])> {
+        if collection::is_walk(function) {
+            return None;
+        }
         let path = constant_path(function);
-        let is_ours = path.first().is_some_and(|root| !self.is_global(root));
-        let added = || builtins::added_arity(&path.join(".")).filter(|_| is_ours).map(usize::from);
-        let arity = self.wrapper(function).map(|(_, arity)| arity).or_else(added)?;
+        let arity = match path.first().is_some_and(|root| self.is_global(root)) {
+            true => self.names.function(function)?,
+            false => {
+                builtins::arity(&path.join(".")).map(usize::from).or_else(|| self.wrapper(function).map(|(_, arity)| arity))?
+            }
+        };
         let (output, inputs) = params.split_last()?;
         (inputs.len() == arity).then_some((output.as_ref(), inputs))
     }

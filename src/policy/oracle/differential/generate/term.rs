@@ -196,7 +196,7 @@ impl Generator {
             // Not with a parenthesis in front, which the engine's parser takes for arguments of the line before.
             0..=2 => format!("{} {} {}", self.operand(0), self.one(&COMPARISONS), self.term(depth)),
             3 => format!("{} in {}", self.term(0), self.term(1)),
-            4 => format!("{}, {} in {}", self.scalar(), self.scalar(), self.reference()),
+            4 => format!("{}, {} in {}", word(&mut self.rng), self.scalar(), self.reference()),
             5 => format!("regex.match(\"{}\", {})", self.one(&PATTERNS), self.any()),
             6 => format!("glob.match(\"{}\", [\"/\"], {})", self.one(&GLOBS), self.any()),
             7 => self.reference(),
