@@ -6,6 +6,7 @@ pub mod check;
 pub mod client;
 pub mod doorward;
 pub mod envoy;
+pub mod issuer;
 pub mod upstream;
 
 use std::{

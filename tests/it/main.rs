@@ -21,6 +21,7 @@ mod real_envoy;
 mod real_opa_bundles;
 mod real_opa_uploads;
 mod real_telemetry;
+mod real_tokens;
 mod real_wiring;
 mod shadow;
 mod tidy;

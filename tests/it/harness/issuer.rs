@@ -1,0 +1,113 @@
+//! A token issuer on loopback: it signs with a key of its own and serves its JWKS, in all the ways in which such an
+//! endpoint goes wrong.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Response, service::service_fn};
+use hyper_util::rt::TokioIo;
+use jsonwebtoken::{Algorithm, EncodingKey, crypto};
+use rcgen::KeyPair;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// An ES256 key with its id.
+pub struct Signer {
+    id: String,
+    pair: KeyPair,
+}
+
+impl Signer {
+    pub fn new(id: &str) -> Self {
+        Self { id: id.to_owned(), pair: KeyPair::generate().unwrap() }
+    }
+
+    pub fn jwk(&self) -> Value {
+        let point = &self.pair.public_key_raw()[1..];
+        let encode = |bytes| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        let (x, y) = (encode(&point[..32]), encode(&point[32..]));
+        json!({"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": self.id, "x": x, "y": y})
+    }
+
+    /// A token of type `kind` with these claims, besides a minute of life from now.
+    pub fn sign(&self, kind: &str, claims: &Value) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let mut all = json!({"iat": now, "exp": now + 60, "jti": uuid()});
+        all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        let encode = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", encode(&json!({"alg": "ES256", "kid": self.id, "typ": kind})), encode(&all));
+        let key = EncodingKey::from_ec_der(&self.pair.serialize_der());
+        format!("{signed}.{}", crypto::sign(signed.as_bytes(), &key, Algorithm::ES256).unwrap())
+    }
+}
+
+fn uuid() -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed).to_string()
+}
+
+/// What the endpoint answers.
+#[derive(Clone)]
+pub enum Serves {
+    Keys(Vec<Value>),
+    Text(Bytes),
+    Error,
+    /// It accepts and says nothing.
+    Nothing,
+}
+
+pub struct Issuer {
+    pub address: SocketAddr,
+    serves: Arc<Mutex<Serves>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Issuer {
+    pub async fn start(serves: Serves) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (serves, asked) = (Arc::new(Mutex::new(serves)), Arc::new(AtomicUsize::new(0)));
+        let (answers, counter) = (Arc::clone(&serves), Arc::clone(&asked));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (answers, counter) = (Arc::clone(&answers), Arc::clone(&counter));
+                let service = service_fn(move |_| {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    let answer = answers.lock().unwrap().clone();
+                    async move { Ok::<_, Infallible>(answer_of(answer).await) }
+                });
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        Self { address, serves, asked }
+    }
+
+    pub fn serve(&self, what: Serves) {
+        *self.serves.lock().unwrap() = what;
+    }
+
+    /// How often it was asked.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+async fn answer_of(serves: Serves) -> Response<Full<Bytes>> {
+    let (status, body) = match serves {
+        Serves::Keys(keys) => (200, json!({ "keys": keys }).to_string().into()),
+        Serves::Text(text) => (200, text),
+        Serves::Error => (500, Bytes::new()),
+        Serves::Nothing => std::future::pending().await,
+    };
+    Response::builder().status(status).body(Full::new(body)).unwrap()
+}
