@@ -91,7 +91,7 @@ fn library(
     sources: Sources,
     config: &config::Policy,
 ) -> Result<(Engine, Vec<Parsed>, Vec<Problem>), LoadError> {
-    let Front { units, modules, data, findings } = front(sources, config.rego, None, config.limits.depth, purpose)?;
+    let Front { units, modules, data, findings, decision: _ } = front(sources, config.rego, None, config.limits.depth, purpose)?;
     let rules = check::rules(units.iter().map(|unit| &unit.parsed));
     let mut engine = build(modules, data, config.rego, Errors::Undefined)?;
     force(&mut engine, &rules)
@@ -168,16 +168,16 @@ pub(super) struct Compiled {
 
 fn compile_here(sources: Sources, config: &config::Policy) -> Result<Compiled, LoadError> {
     let decision: Vec<_> = config.decision.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
-    let Front { units, modules, data, findings } =
-        front(sources, config.rego, Some(&decision), config.limits.depth, Purpose::Serve)?;
+    let Front { units, modules, data, findings, decision } =
+        front(sources, config.rego, Some(decision), config.limits.depth, Purpose::Serve)?;
     let rule = rule_path(&decision);
     let bytecode = match config.rego {
-        RegoVersion::V1 => {
+        RegoVersion::V1 if decision != whole_path() => {
             // What is within its subset needs no rewriting, and what was rewritten is not within it.
             let plain: Vec<_> = units.iter().map(|unit| (unit.name.as_str(), unit.lowered.text.as_str())).collect();
             Bytecode::compile(&plain, &Value::from(data.clone()), &rule, &decision)
         }
-        RegoVersion::V0 => None,
+        RegoVersion::V0 | RegoVersion::V1 => None,
     };
     let mut engine = build(modules, data, config.rego, Errors::Undefined)?;
     let rules = check::rules(units.iter().map(|unit| &unit.parsed));
@@ -199,12 +199,31 @@ struct Front {
     modules: Vec<(String, String)>,
     data: serde_json::Value,
     findings: Vec<Problem>,
+    /// The path of the rule that decides; empty where none must.
+    decision: Vec<String>,
+}
+
+/// Where the rule stands that is made for a decision of several rules.
+fn whole_path() -> Vec<String> {
+    ["doorward_decision", "whole"].map(str::to_owned).to_vec()
+}
+
+/// `result["allowed"]`, `result.headers` and their like make up one document, which OPA can be asked for. To the engine it
+/// is no rule, so one is made that is the same.
+fn whole(units: &[Unit], decision: &[String], rego: RegoVersion) -> Option<Unit> {
+    let rules = check::rules(units.iter().map(|unit| &unit.parsed));
+    let part = [decision, &["allowed".to_owned()]].concat();
+    if rules.contains_key(decision) || rules.get(&part) != Some(&RuleKind::Value) {
+        return None;
+    }
+    let text = format!("package doorward_decision\n\nwhole := {}\n", rule_path(decision));
+    parse(load::Module { name: "policy.decision".to_owned(), text, roots: None }, rego).ok()
 }
 
 fn front(
     sources: Sources,
     rego: RegoVersion,
-    decision: Option<&[String]>,
+    decision: Option<Vec<String>>,
     depth: u32,
     purpose: Purpose,
 ) -> Result<Front, LoadError> {
@@ -221,7 +240,10 @@ fn front(
     if !problems.is_empty() {
         return Err(LoadError { problems });
     }
-    let set = check::Set { data: &data, decision, depth, purpose };
+    let made = decision.as_ref().and_then(|decision| whole(&units, decision, rego));
+    let decision = if made.is_some() { Some(whole_path()) } else { decision };
+    units.extend(made);
+    let set = check::Set { data: &data, decision: decision.as_deref(), depth, purpose };
     let found = check::check(units.iter().map(|unit| &unit.parsed), &set);
     let mut findings: Vec<_> = found.into_iter().map(|problem| led_back(problem, &units)).collect();
     findings.sort_by(|a, b| (a.severity(), &a.file, a.line, a.column).cmp(&(b.severity(), &b.file, b.line, b.column)));
@@ -231,7 +253,7 @@ fn front(
     }
     let modules = rewrite_all(&units, purpose)?;
     units.iter().for_each(|unit| define_packages(&unit.parsed.module, &mut data));
-    Ok(Front { units, modules, data, findings })
+    Ok(Front { units, modules, data, findings, decision: decision.unwrap_or_default() })
 }
 
 /// Puts an empty object where OPA has one whether or not a rule below it is defined: at the path of the package, and above

@@ -288,3 +288,24 @@ fn an_imported_package_may_be_made_of_several_modules() {
         assert_eq!(set.evaluate(&input(r#"{"p": ["a", "b"]}"#), LIMIT), Ok(expected.map(serde_json::Value::Bool)), "{rule}");
     }
 }
+
+#[test]
+fn a_decision_may_be_a_document_of_several_rules() {
+    let policy = r#"package t
+        default allow := false
+        allow if input.role == "clerk"
+        result["allowed"] := allow
+        result.headers := {"x-role": input.role} if allow
+        result["http_status"] := 401 if not allow
+    "#;
+    let set = load(&[("t.rego", policy)], "t/result").unwrap();
+    for (document, expected) in [
+        (r#"{"role": "clerk"}"#, r#"{"allowed":true,"headers":{"x-role":"clerk"}}"#),
+        (r#"{"role": "other"}"#, r#"{"allowed":false,"http_status":401}"#),
+        ("{}", r#"{"allowed":false,"http_status":401}"#),
+    ] {
+        let found = set.evaluate(&input(document), LIMIT).unwrap().map(|value| value.to_string());
+        assert_eq!(found.as_deref(), Some(expected), "{document}");
+    }
+    assert!(load(&[("t.rego", policy)], "t").is_err(), "a package is no decision");
+}
