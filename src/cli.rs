@@ -54,6 +54,7 @@ Examples:
   doorward serve --config doorward.yaml     serve Envoy
   doorward config show --config FILE        what the file comes to, defaults filled in
   doorward config schema                    every key and its form, as JSON Schema
+  doorward config from-opa opa.yaml         a configuration of OPA, translated
   doorward check policy/                    find what is wrong with a policy
   doorward test policy/                     run the tests of a policy
   doorward eval --policy policy/ --path /   what would be decided, and why
@@ -127,6 +128,11 @@ fn complain(text: impl Display) {
         true => writeln!(stderr, "\x1b[1;31merror:\x1b[0m {text}"),
         false => writeln!(stderr, "error: {text}"),
     };
+}
+
+/// Tells a person something beside the answer.
+fn mention(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// An error with its causes, in one line.

@@ -1,6 +1,8 @@
 //! The configuration file: its types, how it is read, and what is said about a mistake in it. If a value deserialises
 //! it is valid; what spans several keys is checked in `config/check.rs`. Each component gets its own part of it.
 
+pub mod opa;
+
 mod bundle;
 mod check;
 mod file;

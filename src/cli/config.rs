@@ -1,4 +1,7 @@
-//! `doorward config`: what a configuration file comes to, whether it can be used, and which keys there are.
+//! `doorward config`: what a configuration file comes to, whether it can be used, which keys there are, and
+//! what a configuration of OPA is translated to.
+
+mod from_opa;
 
 use std::path::PathBuf;
 
@@ -13,6 +16,8 @@ pub(super) enum Command {
     Show(File),
     /// Say whether the file can be used, and where it cannot
     Check(File),
+    /// Translate a configuration of OPA with opa-envoy-plugin
+    FromOpa(from_opa::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -45,6 +50,7 @@ pub(super) fn run(command: &Command) -> Exit {
             Ok(_) => print(format_args!("{}: can be used", file.config.display())),
             Err(error) => invalid(error),
         },
+        Command::FromOpa(args) => from_opa::run(args),
     }
 }
 

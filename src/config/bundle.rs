@@ -325,7 +325,7 @@ fn wrong(signing: &Signing) -> Option<String> {
 }
 
 /// It becomes a file name.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     !name.is_empty() && name.len() <= 64 && !name.starts_with('.') && name.bytes().all(plain)
 }

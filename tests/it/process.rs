@@ -350,3 +350,34 @@ async fn a_flood_of_connections_to_operations_leaves_envoy_its_own() {
     assert_eq!(std::io::Read::read(first, &mut byte).unwrap_or(0), 0, "a silent visitor is sent away");
     assert_eq!(doorward.get("/readyz").0, 200);
 }
+
+#[test]
+fn a_configuration_of_opa_is_translated_and_what_is_left_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (opa, ours) = (folder.path().join("opa.yaml"), folder.path().join("doorward.yaml"));
+    let whole = "services: {a: {url: 'https://a.example'}}\nbundles: {main: {}}\nplugins: {envoy_ext_authz_grpc: {}}\n";
+    for (config, code, told) in [
+        (whole.to_owned(), 0, "note: `plugins.envoy_ext_authz_grpc.addr`"),
+        (format!("{whole}discovery: {{resource: /d}}\n"), 1, "no counterpart: `discovery`: "),
+        ("a: [".to_owned(), 3, "neither YAML nor JSON"),
+    ] {
+        fs::write(&opa, config).unwrap();
+        let output = doorward(&["config", "from-opa", opa.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(code), "{}", text_of(&output));
+        assert!(text(&output.stderr).contains(told), "{}", text_of(&output));
+        if code < 3 {
+            fs::write(&ours, &output.stdout).unwrap();
+            let checked = doorward(&["config", "check", "--config", ours.to_str().unwrap()]);
+            assert!(checked.status.success(), "{}", text_of(&checked));
+        }
+    }
+    fs::write(&opa, whole).unwrap();
+    let output = doorward(&["config", "from-opa", "--output", "json", opa.to_str().unwrap()]);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(found["config"].as_str().unwrap().contains("compat: opa-envoy"));
+    assert_eq!(found["findings"][0]["kind"], "note");
+}
+
+fn text_of(output: &Output) -> String {
+    format!("{}{}", text(&output.stdout), text(&output.stderr))
+}
