@@ -31,6 +31,9 @@ DIFFERENTIAL_PAIRS=2000 DIFFERENTIAL_SEED=3 cargo test --locked --lib policy::or
 echo "== demo"
 bash examples/quickstart/run.sh
 
+echo "== coming from opa"
+bash examples/coming-from-opa/run.sh
+
 echo "== benches, the quick form"
 PROFILE=dev bash benches/run.sh --quick --json | python3 -c '
 import json, sys

@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args) -> Exit {
         }
         Output::Json => match serde_json::to_string_pretty(&translation) {
             Ok(text) => print(text),
-            Err(error) => return invalid(args, error.to_string()),
+            Err(error) => return invalid(args, error),
         },
     };
     match printed {
@@ -65,7 +65,7 @@ fn tell(translation: &Translation) {
     }
 }
 
-fn invalid(args: &Args, text: String) -> Exit {
+fn invalid(args: &Args, text: impl std::fmt::Display) -> Exit {
     complain(format_args!("{}: {text}", args.file.display()));
     Exit::Invalid
 }

@@ -127,7 +127,7 @@ fn decision(plugin: &mut Section, findings: &mut Findings) -> String {
     let Some(query) = plugin.text("query") else { return usual };
     let plain = |name: &&str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     match query.strip_prefix("data.").map(|path| path.split('.').collect::<Vec<_>>()) {
-        Some(parts) if parts.iter().all(|part| plain(part)) => parts.join("/"),
+        Some(parts) if parts.iter().all(plain) => parts.join("/"),
         _ => {
             let reason = "Doorward asks for the value of one rule, not for the answers of a query";
             findings.missing(&plugin.at("query"), reason, "write a rule that says the same and name it in `policy.decision`");
