@@ -8,6 +8,7 @@ mod keys;
 mod operations;
 mod reload;
 mod upload;
+mod workload;
 
 use std::{path::Path, sync::Arc, thread::available_parallelism, time::Duration};
 
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::reload::{Reloader, Told};
 use crate::{
     authorizer::{self, Authorizer, Permits, Shadow},
-    config::{Address, Callers as CallerConfig, Config, Environment, Listener as ListenerConfig},
+    config::{Address, Callers as CallerConfig, Config, Environment, Listener as ListenerConfig, Own, WorkloadEndpoint},
     envoy::{
         self, CheckService, Health,
         check::Door,
@@ -38,8 +39,8 @@ use crate::{
     readiness::Readiness,
     record::{self, Recorder},
     telemetry::Telemetry,
-    tls::ServerTls,
-    trust::TrustStore,
+    tls::{self, ServerTls},
+    trust::{TrustStore, own::OwnSvid, workload::Workload},
 };
 
 /// Rego recursion is bounded at load to what fits well into this (facts: 1,600 rules deep need 8 MiB).
@@ -97,6 +98,8 @@ struct App {
     readiness: Readiness,
     operations: TcpListener,
     listeners: Vec<(Listener, Callers)>,
+    /// Where the Workload API is.
+    workload_api: Option<WorkloadEndpoint>,
 }
 
 impl App {
@@ -106,6 +109,11 @@ impl App {
         let telemetry = Telemetry::start(&config.telemetry, &instance).context("starting telemetry")?;
         let metrics = telemetry.metrics();
         let trust = Arc::new(TrustStore::load(&config.trust).context("loading trust bundles")?);
+        let workload_api = workload::endpoint(&config.trust, &environment)?;
+        let own = Arc::new(OwnSvid::default());
+        if let Some(Own::Files(files)) = &config.trust.own {
+            own.set(tls::load(files).context("loading our own SVID")?);
+        }
         let (policies, shadow) = (Arc::new(PolicyStore::default()), Arc::new(PolicyStore::default()));
         let descriptors = Arc::new(Descriptors::default());
         descriptors.reload(config.policy.proto_descriptor.as_deref()).context("loading the descriptors of gRPC messages")?;
@@ -118,7 +126,7 @@ impl App {
         let readiness = Readiness::default();
         let authorizer = Arc::new(Authorizer::new(authorizer::Parts {
             settings: authorizer::Settings::new(&config),
-            identity: Identity::new(Arc::clone(&trust)),
+            identity: Identity::new(Arc::clone(&trust), Arc::clone(&own)),
             tokens: Arc::clone(&tokens),
             policies: Arc::clone(&policies),
             permits: Arc::new(Permits::new(evaluators, config.limits.queue)),
@@ -131,7 +139,7 @@ impl App {
         {
             let _inside = decisions.enter();
             for part in &config.listeners {
-                let (callers, tls) = callers(part, &trust)?;
+                let (callers, tls) = callers(part, &trust, &own)?;
                 certificates.extend(tls);
                 let bound = Listener::bind(&part.address, part.socket_mode, occupied).context("binding a listener")?;
                 tracing::info!(address = %bound.address, insecure = part.insecure, "listening for Envoy");
@@ -141,6 +149,8 @@ impl App {
         let operations = TcpListener::bind(config.operations.address)
             .await
             .with_context(|| format!("cannot listen on `{}` (`operations.address`)", config.operations.address))?;
+        let workload = Arc::new(Workload::new(Arc::clone(&trust), Arc::clone(&own)));
+        readiness.trust(workload::is_usable(&config.trust, &workload));
         let reloader = Arc::new(Reloader {
             path: path.to_owned(),
             config: ArcSwap::from_pointee(config.clone()),
@@ -149,6 +159,8 @@ impl App {
             shadow,
             trust,
             tokens,
+            own,
+            workload,
             descriptors,
             certificates,
             readiness: readiness.clone(),
@@ -166,11 +178,12 @@ impl App {
             here: here_pairs(&environment, &instance),
         });
         readiness.listening();
-        Ok(Self { config, decisions, telemetry, records, authorizer, reloader, readiness, operations, listeners })
+        Ok(Self { config, decisions, telemetry, records, authorizer, reloader, readiness, operations, listeners, workload_api })
     }
 
     async fn run(self) -> anyhow::Result<()> {
-        let Self { config, decisions, telemetry, records, authorizer, reloader, readiness, operations, listeners } = self;
+        let Self { config, decisions, telemetry, records, authorizer, reloader, readiness, operations, listeners, workload_api } =
+            self;
         let stop = CancellationToken::new();
         let mut signals = Signals::new()?;
 
@@ -189,7 +202,7 @@ impl App {
                 tracer: telemetry.tracer(),
                 listener: authorizer::Listener {
                     name: part.address.to_string().into(),
-                    rules: PeerRules::from(&part.peer),
+                    rules: PeerRules::new(&part.peer, part.placement),
                     here: reloader.here(part.placement),
                 },
                 max_body: part.max_body.map(crate::config::Size::bytes),
@@ -209,9 +222,11 @@ impl App {
             );
         }
 
-        tokio::spawn(reload::watch(Arc::clone(&reloader), stop.clone()));
+        let streams = workload::Streams::new(Arc::clone(&reloader.workload), workload_api, stop.clone());
+        tokio::spawn(workload::tell(Arc::clone(&reloader), stop.clone()));
+        tokio::spawn(reload::watch(Arc::clone(&reloader), streams, stop.clone()));
         if let (Some(outbox), Some(part)) = (records.outbox(), config.records.upload.clone()) {
-            tokio::spawn(upload::run(Arc::clone(outbox), part, telemetry.metrics()));
+            tokio::spawn(upload::run(Arc::clone(outbox), part, Arc::clone(&reloader.own), telemetry.metrics()));
         }
 
         let failed = tokio::select! {
@@ -282,7 +297,11 @@ async fn tell_health(health: Health, readiness: Readiness) {
 }
 
 /// Who may call a listener, and the certificate to reload for it.
-fn callers(part: &ListenerConfig, trust: &Arc<TrustStore>) -> anyhow::Result<(Callers, Option<Arc<ServerTls>>)> {
+fn callers(
+    part: &ListenerConfig,
+    trust: &Arc<TrustStore>,
+    own: &Arc<OwnSvid>,
+) -> anyhow::Result<(Callers, Option<Arc<ServerTls>>)> {
     let CallerConfig { uids, spiffe_ids } = &part.callers;
     let Address::Tcp(_) = &part.address else {
         let own = listener::own_uid().context("finding our own user id")?;
@@ -290,7 +309,7 @@ fn callers(part: &ListenerConfig, trust: &Arc<TrustStore>) -> anyhow::Result<(Ca
     };
     let Some(tls) = &part.tls else { return Ok((Callers::Anyone, None)) };
     let verifier = (!part.insecure).then(|| Arc::new(CallerVerifier::new(Arc::clone(trust))) as Arc<dyn ClientCertVerifier>);
-    let tls = Arc::new(ServerTls::new(tls, verifier).context("setting up TLS of a listener")?);
+    let tls = Arc::new(ServerTls::new(tls, own, verifier).context("setting up TLS of a listener")?);
     let callers = match part.insecure {
         true => Callers::AnyoneOverTls(tls.config()),
         false => Callers::SpiffeIds(tls.config(), spiffe_ids.clone().into(), Arc::clone(trust)),

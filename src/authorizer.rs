@@ -192,6 +192,11 @@ impl Authorizer {
         self.settings.store(Arc::new(settings));
     }
 
+    /// Our own SPIFFE ID, where we have an SVID.
+    pub fn own_id(&self) -> Option<Arc<str>> {
+        self.identity.own_id()
+    }
+
     /// Decides one request. `unparsable` says what of it could not be parsed.
     pub async fn authorize(&self, call: &Call<'_>, request: &Request, unparsable: Option<String>) -> Decided {
         let mut findings = Findings::default();
@@ -219,7 +224,8 @@ impl Authorizer {
 
         let caller = self.identify(call, request);
         (findings.peer, findings.principal) = (caller.peer.clone(), caller.principal.clone());
-        let facts = caller.facts(request, &call.listener.here, call.now);
+        let own_id = self.identity.own_id();
+        let facts = Facts { own_id: own_id.as_deref(), ..caller.facts(request, &call.listener.here, call.now) };
         let refused = caller.refused(call.settings.compat);
 
         if let Some((reason, detail)) = refused_before(call.settings.compat, request, refused, unparsable) {
@@ -306,6 +312,7 @@ impl Authorizer {
             self.shadow.compare(taken, &Said { outcome: &outcome, result: result.as_ref(), policy, rule: &call.settings.rule });
         }
         let began = Clock::now();
+        self.metrics.peer_proved(peer.as_ref().map(|peer| peer.evidence));
         let answer = outcome.answer.as_ref();
         let record = DecisionRecord {
             decision: outcome.decision,

@@ -8,11 +8,11 @@ mod check;
 mod file;
 mod node;
 mod tokens;
+mod trusted;
 mod units;
 mod upload;
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -20,7 +20,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::{DisplayFromStr, serde_as};
-use spiffe::{SpiffeId, TrustDomain};
+use spiffe::SpiffeId;
 use url::Url;
 
 pub use self::{
@@ -28,7 +28,8 @@ pub use self::{
     file::{ConfigError, Environment, load},
     node::{Node, Value},
     tokens::{ApiKeys, Dpop, Foreign, Issuer, IssuerKind, JwtSvid, TokenAlgorithm, Tokens},
-    units::{Address, FileMode, Size, Span},
+    trusted::{BundleSource, Domain, OnStale, Own, Shown, Tls, Trust},
+    units::{Address, FileMode, Size, Span, WorkloadEndpoint},
     upload::Upload,
 };
 use crate::verdict::Mode;
@@ -102,9 +103,9 @@ pub struct Listener {
     /// Serve TCP without client authentication: whoever reaches the address can speak for any workload.
     #[serde(default)]
     pub insecure: bool,
-    /// TLS for a TCP listener.
+    /// TLS for a TCP listener: our certificate and key from files, or `workload_api` for our own SVID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<Tls>,
+    pub tls: Option<Shown>,
     /// Serve gRPC reflection.
     #[serde(default)]
     pub reflection: bool,
@@ -126,6 +127,9 @@ pub enum Placement {
     Inbound,
     /// At the edge, for many workloads.
     Gateway,
+    /// On the way out of the workload that this Envoy belongs to: it is the caller, whoever the certificate in a request
+    /// speaks of. Who it is stands under `trust.self`.
+    Egress,
 }
 
 impl Placement {
@@ -133,6 +137,7 @@ impl Placement {
         match self {
             Self::Inbound => "inbound",
             Self::Gateway => "gateway",
+            Self::Egress => "egress",
         }
     }
 }
@@ -150,15 +155,6 @@ pub struct Callers {
     #[serde_as(as = "Vec<DisplayFromStr>")]
     #[schemars(with = "Vec<String>")]
     pub spiffe_ids: Vec<SpiffeId>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// PEM file: our certificate, then its intermediates.
-    pub certificate: PathBuf,
-    /// PEM file: the private key.
-    pub key: PathBuf,
 }
 
 /// What counts as proof of who the peer is.
@@ -196,29 +192,6 @@ pub enum PeerProof {
     Certificate,
     /// `source.principal` is believed: for hosts that send no certificate.
     Principal,
-}
-
-#[serde_as]
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Trust {
-    /// Trust domain name to its bundle.
-    #[serde(default)]
-    #[serde_as(as = "BTreeMap<DisplayFromStr, _>")]
-    #[schemars(with = "BTreeMap<String, Domain>")]
-    pub domains: BTreeMap<TrustDomain, Domain>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Domain {
-    /// File with the root certificates of the trust domain, as PEM, or with its SPIFFE bundle, as JSON. An empty bundle
-    /// makes all its SVIDs invalid.
-    pub bundle: PathBuf,
-    /// How far back the domain's authority dates `notBefore`: 10 s with SPIRE. What was issued before an instant is told
-    /// by `notBefore` and this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backdate: Option<Span>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -540,11 +513,8 @@ impl Config {
         self.policy.bundles.iter_mut().chain(shadow).flat_map(Bundle::paths_mut).for_each(resolve);
         self.policy.signing.iter_mut().flat_map(Signing::paths_mut).for_each(resolve);
         self.policy.cache.iter_mut().for_each(resolve);
-        self.trust.domains.values_mut().for_each(|domain| resolve(&mut domain.bundle));
-        for tls in self.listeners.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
-            resolve(&mut tls.certificate);
-            resolve(&mut tls.key);
-        }
+        self.trust.paths_mut().for_each(resolve);
+        self.listeners.iter_mut().filter_map(|listener| listener.tls.as_mut()).flat_map(Shown::paths_mut).for_each(resolve);
         self.tokens.paths_mut().for_each(resolve);
         self.policy.proto_descriptor.iter_mut().for_each(resolve);
         if let Sink::File(file) = &mut self.records.sink {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest;
 use foldhash::quality::RandomState;
 use moka::{Equivalent, sync::Cache};
@@ -11,9 +12,12 @@ use spiffe::SpiffeId;
 
 use crate::{
     clock::Now,
-    config::{PeerProof, PeerTrust, Xfcc},
+    config::{PeerProof, PeerTrust, Placement, Xfcc},
     request::Endpoint,
-    trust::{Bundles, TrustStore},
+    trust::{
+        Bundles, TrustStore,
+        own::{OwnSvid, Svid},
+    },
     verdict::{Evidence, Reason},
 };
 
@@ -99,11 +103,13 @@ pub struct PeerRules {
     /// Refuse certificates without BasicConstraints instead of reading them as no authority.
     pub strict_basic_constraints: bool,
     pub xfcc: Xfcc,
+    pub placement: Placement,
 }
 
-impl From<&PeerTrust> for PeerRules {
-    fn from(settings: &PeerTrust) -> Self {
-        Self { proof: settings.trust, strict_basic_constraints: settings.strict_basic_constraints, xfcc: settings.xfcc }
+impl PeerRules {
+    pub fn new(settings: &PeerTrust, placement: Placement) -> Self {
+        let PeerTrust { trust, strict_basic_constraints, xfcc } = *settings;
+        Self { proof: trust, strict_basic_constraints, xfcc, placement }
     }
 }
 
@@ -112,6 +118,16 @@ impl From<&PeerTrust> for PeerRules {
 pub struct Identity {
     trust: Arc<TrustStore>,
     checked: Cache<Key<Box<str>>, Checked, RandomState>,
+    own: Arc<OwnSvid>,
+    /// Who `own` says that we are.
+    me: ArcSwapOption<Me>,
+}
+
+/// What one SVID of ours says.
+#[derive(Debug)]
+struct Me {
+    svid: Arc<Svid>,
+    peer: Result<Arc<Peer>, Reason>,
 }
 
 /// What a check found, and the last second at which it would be found again: certificates between leaf and root expire
@@ -145,14 +161,18 @@ impl Equivalent<Key<Box<str>>> for Key<&str> {
 }
 
 impl Identity {
-    pub fn new(trust: Arc<TrustStore>) -> Self {
+    pub fn new(trust: Arc<TrustStore>, own: Arc<OwnSvid>) -> Self {
         let checked = Cache::builder().max_capacity(CACHE_BYTES).weigher(weight).build_with_hasher(RandomState::default());
-        Self { trust, checked }
+        Self { trust, checked, own, me: ArcSwapOption::empty() }
     }
 
     /// Decides who `source` is, under the rules of the listener that was asked. `xfcc` is the joined text of the header
     /// `x-forwarded-client-cert`.
     pub fn who(&self, source: Option<&Endpoint>, xfcc: Option<&str>, rules: &PeerRules, now: Now) -> Who {
+        // On the way out it is our own workload that calls: a certificate in the request is somebody else's.
+        if rules.placement == Placement::Egress {
+            return self.own_peer(now).map_or_else(Who::Invalid, Who::Proved);
+        }
         let Some(source) = source else { return Who::Absent };
         let evidence = match rules.proof {
             PeerProof::Sidecar => Evidence::Sidecar,
@@ -171,6 +191,31 @@ impl Identity {
             },
             other => other,
         }
+    }
+
+    /// The SPIFFE ID of our own SVID, be it valid now or not.
+    pub fn own_id(&self) -> Option<Arc<str>> {
+        self.me()?.peer.as_ref().ok().map(|peer| Arc::clone(&peer.text))
+    }
+
+    /// Ourselves as the caller.
+    fn own_peer(&self, now: Now) -> Result<Arc<Peer>, Reason> {
+        let peer = self.me().ok_or(Reason::OwnSvidUnavailable)?.peer.clone()?;
+        peer.x509.as_ref().map_or(Ok(()), |x509| x509.valid_at(now))?;
+        Ok(peer)
+    }
+
+    fn me(&self) -> Option<Arc<Me>> {
+        let svid = self.own.current();
+        let svid = svid.as_ref()?;
+        if let Some(me) = self.me.load().as_ref().filter(|me| Arc::ptr_eq(&me.svid, svid)) {
+            return Some(Arc::clone(me));
+        }
+        let peer = svid.leaf().ok_or(Reason::OwnSvidUnavailable).and_then(|leaf| x509::svid(leaf, false));
+        let peer = peer.map(|(id, x509)| Arc::new(Peer::new(id, Evidence::Own, Some(x509))));
+        let me = Arc::new(Me { svid: Arc::clone(svid), peer });
+        self.me.store(Some(Arc::clone(&me)));
+        Some(me)
     }
 
     /// What the certificate proves while it is valid.

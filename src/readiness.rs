@@ -1,4 +1,4 @@
-//! Whether this process may be asked: it has a policy in force and the keys of those whose
+//! Whether this process may be asked: it has a policy in force, knows whom to trust and the keys of those whose
 //! tokens it takes, its listeners are bound and it is not draining. The
 //! operations listener tells probes, the Envoy listeners tell Envoy's health checks.
 
@@ -12,6 +12,8 @@ struct Conditions {
     listening: bool,
     policy: bool,
     keys_missing: bool,
+    /// Bundles or our own SVID are awaited from the Workload API, or have been withdrawn.
+    no_trust: bool,
     draining: bool,
 }
 
@@ -42,6 +44,11 @@ impl Readiness {
     /// Whether the keys of every token issuer are there that we may not do without.
     pub fn keys(&self, there: bool) {
         self.change(|conditions| conditions.keys_missing = !there);
+    }
+
+    /// Whether what the Workload API is needed for is there.
+    pub fn trust(&self, there: bool) {
+        self.change(|conditions| conditions.no_trust = !there);
     }
 
     /// From now on never ready again.
@@ -77,6 +84,7 @@ fn obstacle(conditions: Conditions) -> Option<&'static str> {
         Conditions { listening: false, .. } => Some("starting"),
         Conditions { policy: false, .. } => Some("no_policy"),
         Conditions { keys_missing: true, .. } => Some("no_keys"),
+        Conditions { no_trust: true, .. } => Some("no_trust"),
         Conditions { .. } => None,
     }
 }
@@ -96,6 +104,10 @@ mod tests {
         readiness.keys(false);
         assert_eq!(readiness.obstacle(), Some("no_keys"));
         readiness.keys(true);
+        readiness.trust(false);
+        assert_eq!((readiness.is_ready(), readiness.obstacle()), (false, Some("no_trust")));
+        readiness.trust(true);
+        assert!(readiness.is_ready());
         readiness.draining();
         assert_eq!((readiness.is_ready(), readiness.obstacle()), (false, Some("draining")));
     }

@@ -1,25 +1,26 @@
-//! TLS of our own listeners: certificate and key from PEM files, replaced while connections are open. Who may connect
+//! TLS of our own listeners: certificate and key from PEM files, or our own SVID, replaced while connections are open. Who may connect
 //! is left to the verifier that the listener brings.
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use arc_swap::ArcSwap;
 use rustls::{
     InconsistentKeys, ServerConfig,
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::aws_lc_rs,
     pki_types::{
         CertificateDer, PrivateKeyDer,
         pem::{self, PemObject},
     },
-    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, danger::ClientCertVerifier},
-    sign::CertifiedKey,
+    server::{NoServerSessionStorage, ResolvesServerCert, danger::ClientCertVerifier},
 };
 
-use crate::config;
+use crate::{
+    config,
+    trust::own::{OwnSvid, Svid},
+};
 
 /// Why a certificate and its key cannot be used. The ones in force stay in force. What was read is never quoted: a
 /// key file may be among it.
@@ -44,16 +45,30 @@ pub enum TlsError {
 /// The TLS side of one listener.
 #[derive(Debug)]
 pub struct ServerTls {
-    files: config::Tls,
-    current: Arc<Current>,
+    /// Where the certificate comes from; none when others see to it.
+    files: Option<config::Tls>,
+    shown: Arc<OwnSvid>,
     config: Arc<ServerConfig>,
 }
 
 impl ServerTls {
-    /// With a verifier the handshake demands a client certificate, and fails without one.
-    pub fn new(settings: &config::Tls, verifier: Option<Arc<dyn ClientCertVerifier>>) -> Result<Self, TlsError> {
+    /// Shows the certificate of `settings`; with `workload_api` that is `own`, and no handshake succeeds before there is
+    /// one. With a verifier the handshake demands a client certificate, and fails without one.
+    pub fn new(
+        settings: &config::Shown,
+        own: &Arc<OwnSvid>,
+        verifier: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let current = Arc::new(Current { key: ArcSwap::from_pointee(load(settings, &provider)?) });
+        let files = settings.files().cloned();
+        let shown = match &files {
+            Some(files) => {
+                let shown = OwnSvid::default();
+                shown.set(load(files)?);
+                Arc::new(shown)
+            }
+            None => Arc::clone(own),
+        };
         let builder = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|source| TlsError::Versions { source })?;
@@ -61,12 +76,12 @@ impl ServerTls {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
+        let mut config = builder.with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"h2".to_vec()];
         // A resumed session would not be verified again, and its caller could outlive its certificate or bundle.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { files: settings.clone(), current, config: Arc::new(config) })
+        Ok(Self { files, shown, config: Arc::new(config) })
     }
 
     pub fn config(&self) -> Arc<ServerConfig> {
@@ -76,32 +91,12 @@ impl ServerTls {
     /// Reads the files again: new handshakes use what they hold now. Fails without changing anything. Returns whether
     /// the certificate is another one.
     pub fn reload(&self) -> Result<bool, TlsError> {
-        let next = load(&self.files, self.config.crypto_provider())?;
-        let changed = next.cert != self.current.key.load().cert;
-        self.current.key.store(Arc::new(next));
-        Ok(changed)
+        self.files.as_ref().map_or(Ok(false), |files| Ok(self.shown.set(load(files)?)))
     }
 }
 
-/// The certificate that is presented, as a snapshot a handshake can hold on to.
-struct Current {
-    key: ArcSwap<CertifiedKey>,
-}
-
-impl ResolvesServerCert for Current {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.key.load_full())
-    }
-}
-
-/// Says nothing of the key.
-impl fmt::Debug for Current {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Current").field("certificates", &self.key.load().cert.len()).finish_non_exhaustive()
-    }
-}
-
-fn load(files: &config::Tls, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+/// Reads a certificate with its intermediates, and its key.
+pub fn load(files: &config::Tls) -> Result<Svid, TlsError> {
     let chain = CertificateDer::pem_slice_iter(&read(&files.certificate)?)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| TlsError::Pem { file: files.certificate.clone() })?;
@@ -112,7 +107,7 @@ fn load(files: &config::Tls, provider: &CryptoProvider) -> Result<CertifiedKey, 
         pem::Error::NoItemsFound => TlsError::NoKey { file: files.key.clone() },
         _ => TlsError::Pem { file: files.key.clone() },
     })?;
-    CertifiedKey::from_der(chain, key, provider).map_err(|error| {
+    Svid::new(chain, key).map_err(|error| {
         let (certificate, key) = (files.certificate.clone(), files.key.clone());
         match error {
             rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => TlsError::Mismatch { certificate, key },
@@ -179,13 +174,13 @@ mod tests {
             ),
         ];
         for (name, certificate, text, expected) in table {
-            let error = ServerTls::new(&Files::new(certificate, text).settings, None).unwrap_err();
+            let error = load(&Files::new(certificate, text).settings).unwrap_err();
             assert!(error.to_string().contains(expected), "{name}: {error}");
             assert!(!format!("{error:?}").contains("MIG") && !format!("{error:?}").contains("77, 73, 71"), "{name}: {error:?}");
         }
         let files = Files::new(&certificate, &key);
         fs::remove_file(&files.settings.key).unwrap();
-        assert!(matches!(ServerTls::new(&files.settings, None), Err(TlsError::Read { .. })));
+        assert!(matches!(load(&files.settings), Err(TlsError::Read { .. })));
     }
 
     #[test]
@@ -193,8 +188,8 @@ mod tests {
         let root = Authority::new("root");
         let ((first, key), (second, other)) = (pair(&root), pair(&root));
         let files = Files::new(&first, &key);
-        let tls = ServerTls::new(&files.settings, None).unwrap();
-        let presented = || tls.current.key.load().cert.first().unwrap().clone();
+        let tls = ServerTls::new(&config::Shown::Files(files.settings.clone()), &Arc::default(), None).unwrap();
+        let presented = || tls.shown.current().as_ref().unwrap().leaf().unwrap().clone();
         let before = presented();
         assert!(!tls.reload().unwrap());
 
@@ -205,14 +200,5 @@ mod tests {
         files.write(&second, &other);
         assert!(tls.reload().unwrap());
         assert_ne!(presented(), before);
-    }
-
-    #[test]
-    fn debug_does_not_show_the_key() {
-        let root = Authority::new("root");
-        let (certificate, key) = pair(&root);
-        let tls = ServerTls::new(&Files::new(&certificate, &key).settings, None).unwrap();
-        let shown = format!("{:?}", tls.current);
-        assert_eq!(shown, "Current { certificates: 1, .. }");
     }
 }

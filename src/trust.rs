@@ -1,11 +1,11 @@
-//! Trust bundles: what vouches for which trust domain, read from files. Whether a leaf is an X.509-SVID at all is judged
+//! Trust bundles: what vouches for which trust domain, from files and from the Workload API. Whether a leaf is an X.509-SVID at all is judged
 //! in `identity`; here only its chain is.
 
 use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -13,12 +13,21 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use spiffe::TrustDomain;
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use self::bundle::{Bundle, BundleError, Digest, Jwk, is_authority, sha256};
-use crate::{clock::Now, config, verdict::Reason};
+use self::{
+    bundle::{Bundle, BundleError, Digest, Jwk, is_authority, sha256},
+    workload::Roots,
+};
+use crate::{
+    clock::Now,
+    config::{self, BundleSource},
+    verdict::Reason,
+};
 
 mod bundle;
+pub mod own;
 #[cfg(test)]
 pub mod testing;
+pub mod workload;
 
 /// Why a bundle could not be read. The one in force stays in force.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +72,9 @@ impl Bundles {
         now: Now,
     ) -> Result<(), Reason> {
         let bundle = self.domains.get(domain).ok_or(Reason::UntrustedDomain)?;
+        if let Some(reason) = bundle.withheld {
+            return Err(reason);
+        }
         EndEntityCert::try_from(leaf)
             .and_then(|certificate| {
                 certificate
@@ -113,8 +125,20 @@ impl Bundles {
 #[derive(Debug, Default)]
 pub struct TrustStore {
     current: ArcSwap<Bundles>,
-    /// Held by who makes the next ones of the current ones.
-    writing: Mutex<()>,
+    parts: Mutex<Parts>,
+}
+
+/// What the bundles in force are made of.
+#[derive(Debug, Default)]
+struct Parts {
+    sources: BTreeMap<TrustDomain, BundleSource>,
+    files: BTreeMap<TrustDomain, Arc<Bundle>>,
+    /// What the Workload API said last; none before it has said anything, and after that was withdrawn.
+    x509: Option<BTreeMap<TrustDomain, Roots>>,
+    /// Why that does not count.
+    x509_withheld: Option<Reason>,
+    jwt: BTreeMap<TrustDomain, Arc<[Jwk]>>,
+    jwt_withheld: bool,
 }
 
 /// What a reload changed.
@@ -149,29 +173,103 @@ impl TrustStore {
         self.current.load()
     }
 
-    /// Reads all bundles again and puts those in force that are good. A bad one holds up no other: what another domain
+    /// Reads all files again and puts those in force that are good. A bad one holds up no other: what another domain
     /// has withdrawn is withdrawn.
     pub fn reload(&self, settings: &config::Trust) -> Reload {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = self.current.load_full();
-        let (mut domains, mut refused) = (BTreeMap::new(), Vec::new());
-        for (domain, source) in &settings.domains {
-            let known = old.domains.get(domain);
-            match load(domain, &source.bundle).and_then(|new| newer(domain, &source.bundle, new, known)) {
-                Ok(bundle) => drop(domains.insert(domain.clone(), Arc::new(bundle))),
+        let (mut files, mut refused) = (BTreeMap::new(), Vec::new());
+        let mut parts = self.parts();
+        for (domain, config::Domain { source, .. }) in &settings.domains {
+            let BundleSource::File(file) = source else { continue };
+            let known = parts.files.get(domain);
+            match load(domain, file).and_then(|new| newer(domain, file, new, known)) {
+                Ok(bundle) => drop(files.insert(domain.clone(), Arc::new(bundle))),
                 Err(error) => {
                     refused.push(error);
-                    domains.extend(known.map(|known| (domain.clone(), Arc::clone(known))));
+                    files.extend(known.map(|known| (domain.clone(), Arc::clone(known))));
                 }
             }
         }
-        let new = Bundles::new(domains);
-        let change = Reload { refused, ..new.difference(&old) };
+        parts.files = files;
+        parts.sources = settings.domains.iter().map(|(domain, settings)| (domain.clone(), settings.source.clone())).collect();
+        Reload { refused, ..self.put(&parts) }
+    }
+
+    /// Puts in force what the Workload API says of X.509-SVIDs.
+    fn put_x509(&self, bundles: BTreeMap<TrustDomain, Roots>) {
+        self.alter(|parts| (parts.x509, parts.x509_withheld) = (Some(bundles), None));
+    }
+
+    /// Forgets it, for `reason`.
+    fn withdraw_x509(&self, reason: Reason) {
+        self.alter(|parts| (parts.x509, parts.x509_withheld) = (None, Some(reason)));
+    }
+
+    /// Lets it count or not, without forgetting it.
+    fn withhold_x509(&self, reason: Option<Reason>) {
+        self.alter(|parts| parts.x509_withheld = reason);
+    }
+
+    fn put_jwt(&self, keys: BTreeMap<TrustDomain, Arc<[Jwk]>>) {
+        self.alter(|parts| (parts.jwt, parts.jwt_withheld) = (keys, false));
+    }
+
+    fn withdraw_jwt(&self) {
+        self.alter(|parts| parts.jwt.clear());
+    }
+
+    fn withhold_jwt(&self, withheld: bool) {
+        self.alter(|parts| parts.jwt_withheld = withheld);
+    }
+
+    fn alter(&self, alter: impl FnOnce(&mut Parts)) {
+        let mut parts = self.parts();
+        alter(&mut parts);
+        let change = self.put(&parts);
+        if !change.is_empty() {
+            tracing::info!(changed = names(&change.changed), "brought what the Workload API says into force");
+        }
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The caller holds the parts, so that what is put together last is what counts.
+    fn put(&self, parts: &Parts) -> Reload {
+        let new = Bundles::new(parts.bundles());
+        let change = new.difference(&self.current.load());
         if !change.is_empty() {
             self.current.store(Arc::new(new));
         }
         change
     }
+}
+
+impl Parts {
+    fn bundles(&self) -> BTreeMap<TrustDomain, Arc<Bundle>> {
+        let bundle = |(domain, source): (&TrustDomain, &BundleSource)| match source {
+            BundleSource::File(_) => self.files.get(domain).map(Arc::clone),
+            BundleSource::WorkloadApi => Some(Arc::new(self.of_workload_api(domain))),
+        };
+        self.sources.iter().filter_map(|part| Some((part.0.clone(), bundle(part)?))).collect()
+    }
+
+    /// A domain that the last message does not name has been withdrawn.
+    fn of_workload_api(&self, domain: &TrustDomain) -> Bundle {
+        let roots = self.x509.as_ref().and_then(|bundles| bundles.get(domain));
+        let withheld = self.x509_withheld.or(roots.is_none().then_some(Reason::TrustUnavailable));
+        let roots = roots.filter(|_| withheld.is_none()).cloned().unwrap_or_default();
+        let jwt_keys = self.jwt.get(domain).filter(|_| !self.jwt_withheld).cloned().unwrap_or_default();
+        let mut contents = roots.contents.to_vec();
+        contents.extend_from_slice(withheld.map_or("", Reason::as_str).as_bytes());
+        contents.extend(jwt_keys.iter().flat_map(|key| serde_json::to_vec(key).unwrap_or_default()));
+        Bundle { anchors: roots.anchors, jwt_keys, sequence: None, withheld, contents: sha256(&contents) }
+    }
+}
+
+/// Trust domains as a log line shows them.
+pub fn names(domains: &[TrustDomain]) -> String {
+    domains.iter().map(TrustDomain::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn load(domain: &TrustDomain, file: &Path) -> Result<Bundle, TrustError> {

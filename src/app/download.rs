@@ -82,7 +82,7 @@ async fn follow(download: Download, reloader: Arc<Reloader>, fetched: mpsc::Send
 async fn ask(download: &Download, reloader: &Arc<Reloader>, fetched: &mpsc::Sender<()>) -> (Fetch, Option<String>) {
     let policy = reloader.config.load().policy.clone();
     let etag = reloader.policies.etag(download);
-    let (bytes, etag) = match request::send(download, etag.as_deref(), policy.limits.total.bytes()).await {
+    let (bytes, etag) = match request::send(download, &reloader.own, etag.as_deref(), policy.limits.total.bytes()).await {
         Ok(Answer::Unchanged) => {
             reloader.policies.asked(&download.name, None);
             return (Fetch::Unchanged, None);

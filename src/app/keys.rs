@@ -20,6 +20,7 @@ use crate::{
     identity::keys::{KeyStore, MAX_BYTES},
     json,
     telemetry::metrics::Fetch,
+    trust::own::OwnSvid,
 };
 
 /// Values of `use` that issuers' keys may have (RFC 7517 §4.2).
@@ -83,7 +84,7 @@ async fn follow(issuer: Issuer, store: Arc<KeyStore>, reloader: Arc<Reloader>) {
     let told = Told::default();
     loop {
         let asked = Instant::now();
-        let error = match fetch(&issuer, &store).await {
+        let error = match fetch(&issuer, &store, &reloader.own).await {
             Ok(result) => {
                 reloader.metrics.keys_fetched(result);
                 failures = 0;
@@ -113,13 +114,13 @@ fn around(refresh: Duration) -> Poll {
 }
 
 /// One request, or two where the issuer's metadata has to be asked for the address first.
-async fn fetch(issuer: &Issuer, store: &KeyStore) -> anyhow::Result<Fetch> {
+async fn fetch(issuer: &Issuer, store: &KeyStore, own: &OwnSvid) -> anyhow::Result<Fetch> {
     let address = match (&issuer.keys.url, issuer.keys.discovery) {
         (Some(url), _) => url.clone(),
-        (None, true) => discover(issuer).await.context("asking for the issuer's metadata")?,
+        (None, true) => discover(issuer, own).await.context("asking for the issuer's metadata")?,
         (None, false) => bail!("no address to ask"),
     };
-    let text = get(issuer, address).await.context("asking for the keys")?;
+    let text = get(issuer, own, address).await.context("asking for the keys")?;
     let before = store.revision();
     store.confirm(&text, USAGES, clock::now())?;
     Ok(if before == store.revision() { Fetch::Unchanged } else { Fetch::Fetched })
@@ -127,10 +128,10 @@ async fn fetch(issuer: &Issuer, store: &KeyStore) -> anyhow::Result<Fetch> {
 
 /// OpenID Connect Discovery §4: the address below the issuer, whose document must name the issuer itself. Keys of
 /// another server were never the issuer's to vouch for here.
-async fn discover(issuer: &Issuer) -> anyhow::Result<Url> {
+async fn discover(issuer: &Issuer, svid: &OwnSvid) -> anyhow::Result<Url> {
     let own = Url::parse(&issuer.issuer).context("the issuer is no address")?;
     let metadata = Url::parse(&format!("{}/.well-known/openid-configuration", issuer.issuer.trim_end_matches('/')))?;
-    let text = get(issuer, metadata).await?;
+    let text = get(issuer, svid, metadata).await?;
     let document = json::strict_object(&text, MAX_DEPTH)?;
     let member = |name: &str| document.get(name).and_then(serde_json::Value::as_str);
     if member("issuer") != Some(&issuer.issuer) {
@@ -143,7 +144,7 @@ async fn discover(issuer: &Issuer) -> anyhow::Result<Url> {
     Ok(keys)
 }
 
-async fn get(issuer: &Issuer, url: Url) -> anyhow::Result<bytes::Bytes> {
+async fn get(issuer: &Issuer, own: &OwnSvid, url: Url) -> anyhow::Result<bytes::Bytes> {
     let keys = &issuer.keys;
     let download = Download {
         name: issuer.issuer.clone(),
@@ -153,7 +154,7 @@ async fn get(issuer: &Issuer, url: Url) -> anyhow::Result<bytes::Bytes> {
         ca: keys.ca.clone(),
         poll: Poll { timeout: keys.timeout, ..Poll::default() },
     };
-    match request::send(&download, None, MAX_BYTES).await? {
+    match request::send(&download, own, None, MAX_BYTES).await? {
         request::Answer::Bundle { bytes, .. } => Ok(bytes),
         request::Answer::Unchanged => bail!("the server says that nothing changed since nothing was asked"),
     }

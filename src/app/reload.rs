@@ -24,19 +24,20 @@ use uuid::Uuid;
 use super::{
     download::Downloads,
     keys::{self, KeyTasks},
+    workload::{self, Streams},
 };
 use crate::{
     authorizer::{Authorizer, Settings},
     clock::{self, Now},
-    config::{self, Config},
+    config::{self, Config, Own},
     envoy::descriptors::{Descriptors, Look},
     identity::{keys::KeyStore, tokens::Tokens},
     policy::{PolicyStore, Reload},
     readiness::Readiness,
     record::{Body, PolicyOutcome, PolicyRecord, PolicyRef, Record, Recorder},
     telemetry::metrics::{Metrics, Reload as Loaded},
-    tls::ServerTls,
-    trust::TrustStore,
+    tls::{self, ServerTls},
+    trust::{TrustStore, names, own::OwnSvid, workload::Workload},
 };
 
 /// An editor writes a file in several steps; what follows the first one within this time is one change.
@@ -55,6 +56,8 @@ pub(super) struct Reloader {
     pub(super) shadow: Arc<PolicyStore>,
     pub(super) trust: Arc<TrustStore>,
     pub(super) tokens: Arc<Tokens>,
+    pub(super) own: Arc<OwnSvid>,
+    pub(super) workload: Arc<Workload>,
     pub(super) descriptors: Arc<Descriptors>,
     pub(super) certificates: Vec<Arc<ServerTls>>,
     pub(super) readiness: Readiness,
@@ -95,7 +98,7 @@ impl Reloader {
         let config = self.config.load();
         self.reload_trust(&config);
         self.reload_tokens(&config);
-        self.reload_certificates();
+        self.reload_certificates(&config);
         self.reload_descriptors(&config);
         self.reload_policy(&config);
         self.reload_shadow(&config);
@@ -133,7 +136,11 @@ impl Reloader {
         }
         let applied = Config {
             mode: new.mode,
-            trust: new.trust.clone(),
+            trust: config::Trust {
+                workload_api: old.trust.workload_api.clone(),
+                own: old.trust.own.clone(),
+                ..new.trust.clone()
+            },
             tokens: new.tokens.clone(),
             policy: new.policy.clone(),
             answer: new.answer.clone(),
@@ -150,8 +157,12 @@ impl Reloader {
         }
     }
 
-    fn reload_certificates(&self) {
-        let errors = self.certificates.iter().filter_map(|certificate| certificate.reload().err());
+    fn reload_certificates(&self, config: &Config) {
+        let own = match &config.trust.own {
+            Some(Own::Files(files)) => tls::load(files).map(|svid| self.own.set(svid)).err(),
+            Some(Own::WorkloadApi) | None => None,
+        };
+        let errors = self.certificates.iter().filter_map(|certificate| certificate.reload().err()).chain(own);
         let text = errors.map(|error| error.to_string()).collect::<Vec<_>>().join("; ");
         let refused = (!text.is_empty()).then_some(text);
         if self.certificate_refused.is_news(refused.as_deref()) {
@@ -288,6 +299,8 @@ impl Reloader {
             "revision": hex::encode(bundles.revision()),
             "domains": bundles.counts().map(count).collect::<serde_json::Map<_, _>>(),
             "refused": self.trust_refused.text(),
+            "workload_api": workload::status(&self.config.load().trust, &self.workload),
+            "self": self.authorizer.own_id(),
         })
     }
 
@@ -340,10 +353,6 @@ impl Told {
     }
 }
 
-fn names(domains: &[TrustDomain]) -> String {
-    domains.iter().map(TrustDomain::as_str).collect::<Vec<_>>().join(", ")
-}
-
 /// The top-level keys in which two configurations differ.
 fn waiting_keys(applied: &Config, new: &Config) -> String {
     let (Ok(Value::Object(applied)), Ok(Value::Object(new))) = (serde_json::to_value(applied), serde_json::to_value(new)) else {
@@ -354,7 +363,7 @@ fn waiting_keys(applied: &Config, new: &Config) -> String {
 }
 
 /// Loads, and reloads on SIGHUP, on a change of the files concerned, and every [`LOOK`], until `stop`.
-pub(super) async fn watch(reloader: Arc<Reloader>, stop: CancellationToken) {
+pub(super) async fn watch(reloader: Arc<Reloader>, mut streams: Streams, stop: CancellationToken) {
     let (changed, mut changes) = mpsc::channel(1);
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
         tracing::error!("cannot listen for SIGHUP");
@@ -378,6 +387,7 @@ pub(super) async fn watch(reloader: Arc<Reloader>, stop: CancellationToken) {
         }
         downloads.adjust();
         key_tasks.adjust();
+        streams.adjust(&reloader.config.load().trust);
         tokio::select! {
             () = stop.cancelled() => return,
             _ = hangup.recv() => {
@@ -406,10 +416,10 @@ fn files(reloader: &Reloader) -> Vec<PathBuf> {
     files.extend(config.policy.bundles.iter().chain(shadow).filter_map(|bundle| bundle.path().map(Path::to_owned)));
     files.extend(config.policy.proto_descriptor.clone());
     files.extend(config.tokens.files().cloned());
-    files.extend(config.trust.domains.values().map(|domain| domain.bundle.clone()));
+    files.extend(config.trust.files());
     let keys = config.policy.bundles.iter().filter_map(|bundle| config.policy.signing_of(bundle));
     files.extend(keys.flat_map(|signing| signing.keys.into_values().map(|key| key.key_file)));
-    let tls = config.listeners.iter().filter_map(|part| part.tls.as_ref());
+    let tls = config.listeners.iter().filter_map(|part| part.tls.as_ref()?.files());
     files.extend(tls.flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]));
     files.into_iter().map(|file| path::absolute(&file).unwrap_or(file)).collect()
 }

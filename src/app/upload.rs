@@ -17,6 +17,7 @@ use crate::{
     config,
     record::{Chunk, Outbox},
     telemetry::metrics::{Metrics, UploadAnswer},
+    trust::own::OwnSvid,
 };
 
 /// Time between two attempts while the process ends.
@@ -34,7 +35,7 @@ enum UploadError {
 }
 
 /// Sends until the records have ended and all of them are sent, or their time is over.
-pub(super) async fn run(outbox: Arc<Outbox>, config: config::Upload, metrics: Arc<Metrics>) {
+pub(super) async fn run(outbox: Arc<Outbox>, config: config::Upload, own: Arc<OwnSvid>, metrics: Arc<Metrics>) {
     let mut failures = 0;
     let told = Told::default();
     while !outbox.is_over() {
@@ -43,7 +44,7 @@ pub(super) async fn run(outbox: Arc<Outbox>, config: config::Upload, metrics: Ar
             Some(_) if failures > 0 => sleep(LAST_RETRY).await,
             _ => outbox.due(wait(&config.delay, failures, chance()), failures == 0).await,
         }
-        let error = empty(&outbox, &config, &metrics).await.err().map(|error| error.to_string());
+        let error = empty(&outbox, &config, &own, &metrics).await.err().map(|error| error.to_string());
         failures = if error.is_some() { failures + 1 } else { 0 };
         if told.is_news(error.as_deref()) {
             tracing::warn!(error, "decisions cannot be uploaded; they wait");
@@ -53,11 +54,11 @@ pub(super) async fn run(outbox: Arc<Outbox>, config: config::Upload, metrics: Ar
 }
 
 /// Sends all that waits.
-async fn empty(outbox: &Outbox, config: &config::Upload, metrics: &Metrics) -> Result<(), UploadError> {
+async fn empty(outbox: &Outbox, config: &config::Upload, own: &OwnSvid, metrics: &Metrics) -> Result<(), UploadError> {
     let access = Access::from(config);
     let mut client = None;
     while let Some(chunk) = outbox.chunk() {
-        let result = match client.take().map_or_else(|| access.client(), Ok) {
+        let result = match client.take().map_or_else(|| access.client(own), Ok) {
             Ok(client) => send(&client, access, config, &chunk, outbox.deadline()).await.map(|status| (status, client)),
             Err(error) => Err(error.into()),
         };

@@ -62,6 +62,7 @@ impl Caller {
             principal: self.principal.as_deref(),
             signals: &self.signals,
             here,
+            own_id: None,
             now,
         }
     }

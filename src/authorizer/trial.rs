@@ -73,6 +73,7 @@ pub fn build(asked: &Asked<'_>, policy: &Opened, settings: &Settings, now: Now) 
         Asked::Document { input, .. } => Built { input: Ok(Input::of_json(input, now)), document: (*input).clone(), life: None },
         Asked::Call { request, unparsable, who, here } => {
             let caller = Caller::from(who.clone());
+            // Whoever asks has put our own ID among `here`.
             let facts = caller.facts(request, here, now);
             let document = serde_json::from_slice(&facts.masked(&|_, _, _| None)).unwrap_or_default();
             let input = match refused_before(settings.compat, request, caller.refused(settings.compat), unparsable.clone()) {

@@ -7,7 +7,7 @@ use super::{Exit, complain};
 use crate::{
     authorizer::{Settings, xfcc},
     clock::Now,
-    config::{self, Config, Environment, Placement, RegoVersion},
+    config::{self, Config, Environment, Own, Placement, RegoVersion},
     envoy::{decode, descriptors::Descriptors},
     identity::{Identity, Peer, PeerRules, Who},
     policy::{
@@ -16,7 +16,8 @@ use crate::{
         problem::Code,
     },
     request::Request,
-    trust::TrustStore,
+    tls,
+    trust::{TrustStore, own::OwnSvid},
     verdict::Evidence,
 };
 
@@ -95,6 +96,12 @@ impl Args {
             Some(config) => TrustStore::load(&config.trust)?,
             None => TrustStore::load(&config::Trust::default())?,
         };
+        let own = Arc::new(OwnSvid::default());
+        // The Workload API is not asked: what comes from it is not there.
+        if let Some(Own::Files(files)) = config.and_then(|config| config.trust.own.as_ref()) {
+            own.set(tls::load(files)?);
+        }
+        let identity = Identity::new(Arc::new(trust), own);
         let descriptors = Descriptors::default();
         descriptors.reload(config.and_then(|config| config.policy.proto_descriptor.as_deref()))?;
         let environment = Environment::read();
@@ -104,6 +111,7 @@ impl Args {
             ("namespace", environment.namespace.as_deref()),
             ("node", environment.node.as_deref()),
             ("placement", Some(placement.as_str())),
+            ("spiffe_id", identity.own_id().as_deref()),
         ]);
         let decode = decode::Settings {
             max_body: listener.and_then(|listener| listener.max_body).map(config::Size::bytes),
@@ -111,8 +119,8 @@ impl Args {
             compat: settings.compat,
             descriptors: descriptors.current(),
         };
-        let rules = listener.map(|listener| PeerRules::from(&listener.peer));
-        Ok(Sidecar { policy, settings, decode, here, identity: Identity::new(Arc::new(trust)), rules })
+        let rules = listener.map(|listener| PeerRules::new(&listener.peer, listener.placement));
+        Ok(Sidecar { policy, settings, decode, here, identity, rules })
     }
 }
 
@@ -129,7 +137,7 @@ impl Sidecar {
             return self.identity.who(source, xfcc(request), rules, now);
         }
         let believed = config::PeerTrust { trust: config::PeerProof::Certificate, ..config::PeerTrust::default() };
-        let who = self.identity.who(source, None, &PeerRules::from(&believed), now);
+        let who = self.identity.who(source, None, &PeerRules::new(&believed, Placement::default()), now);
         if let Who::Proved(peer) = &who {
             notes.push(
                 "the chain of the peer's certificate was not checked and is taken for good; `--config` checks it".to_owned(),

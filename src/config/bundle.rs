@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
-use super::{Policy, Span, Tls};
+use super::{Policy, Shown, Span};
 
 /// One source of policy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub struct Download {
     pub name: String,
     pub url: Url,
     pub token_file: Option<PathBuf>,
-    pub tls: Option<Tls>,
+    pub tls: Option<Shown>,
     pub ca: Option<PathBuf>,
     pub poll: Poll,
 }
@@ -121,9 +121,9 @@ pub(super) struct Keys {
     /// With `url`: file with a bearer token, read again before each request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     token_file: Option<PathBuf>,
-    /// With `url`: the certificate that we show to the server.
+    /// With `url`: the certificate that we show to the server, from files or with `workload_api` our own SVID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    tls: Option<Tls>,
+    tls: Option<Shown>,
     /// With `url`: PEM file of the authorities that the server's certificate may come from, instead of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ca: Option<PathBuf>,
@@ -249,7 +249,7 @@ impl Bundle {
                 let Download { token_file, tls, ca, .. } = &mut **download;
                 paths.extend(token_file.as_mut());
                 paths.extend(ca.as_mut());
-                paths.extend(tls.as_mut().into_iter().flat_map(|tls| [&mut tls.certificate, &mut tls.key]));
+                paths.extend(tls.iter_mut().flat_map(Shown::paths_mut));
             }
         }
         paths.extend(self.signing.as_mut().into_iter().flat_map(Signing::paths_mut));

@@ -1,6 +1,6 @@
 //! What spans several keys of the configuration: each finding names the key and says what to write instead.
 
-use super::{Address, Config, Listener, PeerProof, RecordWrite, Sink, bundle, tokens, upload};
+use super::{Address, Config, Download, Listener, Own, PeerProof, Placement, RecordWrite, Shown, Sink, bundle, tokens, upload};
 
 /// `(key, text)` for each mistake; empty when the configuration can be used.
 pub(super) fn check(config: &Config) -> Vec<(String, String)> {
@@ -36,6 +36,19 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
             found.push(("policy.shadow.sample".to_owned(), "a share lies between 0 and 1".to_owned()));
         }
     }
+    for (index, bundle) in config.policy.bundles.iter().enumerate() {
+        if bundle.download().is_some_and(|Download { tls, .. }| lacks_own(config, tls.as_ref())) {
+            found.push((format!("policy.bundles[{index}].tls"), LACKS_OWN.to_owned()));
+        }
+    }
+    for (index, issuer) in config.tokens.issuers.iter().enumerate() {
+        if lacks_own(config, issuer.keys.tls.as_ref()) {
+            found.push((format!("tokens.issuers[{index}].keys.tls"), LACKS_OWN.to_owned()));
+        }
+    }
+    if config.records.upload.as_ref().is_some_and(|upload| lacks_own(config, upload.tls.as_ref())) {
+        found.push(("records.upload.tls".to_owned(), LACKS_OWN.to_owned()));
+    }
     for (index, listener) in config.listeners.iter().enumerate() {
         check_listener(config, index, listener, &mut found);
     }
@@ -67,6 +80,13 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
         ));
     }
     found
+}
+
+const LACKS_OWN: &str = "`workload_api` shows our own SVID; write `trust: {self: {workload_api: true}}` too";
+
+/// Whether our own SVID is to be shown and the Workload API is not asked for it.
+fn lacks_own(config: &Config, tls: Option<&Shown>) -> bool {
+    tls == Some(&Shown::WorkloadApi) && config.trust.own != Some(Own::WorkloadApi)
 }
 
 fn check_listener(config: &Config, index: usize, listener: &Listener, found: &mut Vec<(String, String)>) {
@@ -107,7 +127,14 @@ fn check_listener(config: &Config, index: usize, listener: &Listener, found: &mu
             report(&format!("callers.spiffe_ids[{at}]"), "its trust domain has no bundle; add it under `trust.domains`");
         }
     }
-    if listener.peer.trust == PeerProof::Sidecar && config.trust.domains.is_empty() {
+    if lacks_own(config, listener.tls.as_ref()) {
+        report("tls", LACKS_OWN);
+    }
+    if listener.placement == Placement::Egress {
+        if config.trust.own.is_none() {
+            report("placement", "`egress` speaks for the workload that we belong to; say who that is under `trust.self`");
+        }
+    } else if listener.peer.trust == PeerProof::Sidecar && config.trust.domains.is_empty() {
         report(
             "peer",
             "`trust: sidecar` checks chains, and `trust.domains` has no bundle; add one, or write `peer: {trust: certificate}` to believe Envoy",

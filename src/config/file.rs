@@ -90,13 +90,15 @@ fn problem(error: &serde_saphyr::Error, key: String) -> Problem {
     Problem { line, key, text: format!("{text}; `doorward config schema` lists every key and its form") }
 }
 
-/// What is read from the environment, once: `DOORWARD_POD_*` from the Kubernetes downward API. `RUST_LOG` and `OTEL_*`
-/// are read by the libraries that define them.
+/// What is read from the environment, once: `DOORWARD_POD_*` from the Kubernetes downward API, and where the SPIFFE
+/// Workload API is. `RUST_LOG` and `OTEL_*` are read by the libraries that define them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
     pub pod: Option<String>,
     pub namespace: Option<String>,
     pub node: Option<String>,
+    /// `SPIFFE_ENDPOINT_SOCKET`, for a configuration without `trust.workload_api`.
+    pub workload_api: Option<String>,
 }
 
 impl Environment {
@@ -106,6 +108,7 @@ impl Environment {
             pod: variable("DOORWARD_POD_NAME"),
             namespace: variable("DOORWARD_POD_NAMESPACE"),
             node: variable("DOORWARD_POD_NODE"),
+            workload_api: variable("SPIFFE_ENDPOINT_SOCKET"),
         }
     }
 }

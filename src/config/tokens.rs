@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{
-    Config, Span, Tls,
+    Config, Shown, Span,
     bundle::{Reach, reach},
 };
 
@@ -153,9 +153,9 @@ pub struct Keys {
     /// PEM file of the authorities that the server's certificate may come from, instead of the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
-    /// The certificate that we show to the server.
+    /// The certificate that we show to the server, from files or with `workload_api` our own SVID.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<Tls>,
+    pub tls: Option<Shown>,
     /// Allow `http://` to another host: whoever is on the way may then sign tokens.
     pub insecure: bool,
     /// How often to ask.
@@ -260,7 +260,7 @@ impl Tokens {
 impl Keys {
     fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let Self { file, token_file, ca, tls, .. } = self;
-        let tls = tls.iter_mut().flat_map(|tls| [&mut tls.certificate, &mut tls.key]);
+        let tls = tls.iter_mut().flat_map(Shown::paths_mut);
         file.iter_mut().chain(token_file.iter_mut()).chain(ca.iter_mut()).chain(tls)
     }
 

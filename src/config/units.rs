@@ -131,6 +131,44 @@ impl fmt::Display for Address {
     }
 }
 
+/// Where the SPIFFE Workload API is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum WorkloadEndpoint {
+    /// `unix:///path`
+    Unix(PathBuf),
+    /// `tcp://127.0.0.1:8081`: private keys come this way, so it does not leave the host.
+    Tcp(SocketAddr),
+}
+
+impl FromStr for WorkloadEndpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no address of the Workload API, write `unix:///path`");
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return match path.starts_with('/') && path.len() > 1 {
+                true => Ok(Self::Unix(path.into())),
+                false => Err(wrong()),
+            };
+        }
+        let socket: SocketAddr = text.strip_prefix("tcp://").and_then(|socket| socket.parse().ok()).ok_or_else(wrong)?;
+        match socket.ip().is_loopback() {
+            true => Ok(Self::Tcp(socket)),
+            false => Err(format!("`{text}` would carry private keys in the clear, write `unix:///path`")),
+        }
+    }
+}
+
+impl fmt::Display for WorkloadEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(socket) => write!(f, "tcp://{socket}"),
+        }
+    }
+}
+
 /// Permission bits of a file, written `"0660"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileMode(u32);
@@ -194,6 +232,7 @@ as_text! {
     Size: r"^[0-9.]+ ?([KMG]i?)?B$", "64KiB";
     Span: r"^([0-9]+ ?(ns|us|ms|s|m|min|h|d) ?)+$", "50ms";
     Address: r"^(unix:///.+|unix://@.+|tcp://.+:[0-9]+)$", "unix:///run/doorward/envoy/authz.sock";
+    WorkloadEndpoint: r"^(unix:(//)?/.+|tcp://.+:[0-9]+)$", "unix:///run/spire/agent/public/api.sock";
     FileMode: r"^0?[0-7]{3}$", "0660";
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{
-    Poll, Size, Tls,
+    Poll, Shown, Size,
     bundle::{Reach, reach},
 };
 
@@ -28,9 +28,9 @@ pub struct Upload {
     /// File with a bearer token, read again before each request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
-    /// The certificate that we show to the service.
+    /// The certificate that we show to the service, from files or with `workload_api` our own SVID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<Tls>,
+    pub tls: Option<Shown>,
     /// PEM file of the authorities that the service's certificate may come from, instead of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
@@ -81,7 +81,7 @@ impl Upload {
     }
 
     pub(super) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let tls = self.tls.iter_mut().flat_map(|tls| [&mut tls.certificate, &mut tls.key]);
+        let tls = self.tls.iter_mut().flat_map(Shown::paths_mut);
         tls.chain(&mut self.token_file).chain(&mut self.ca)
     }
 }

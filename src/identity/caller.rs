@@ -181,16 +181,17 @@ mod tests {
     async fn handshake_wants_a_caller_of_a_trusted_domain() {
         let (root, foreign) = (Authority::new("root"), Authority::new("foreign"));
         let mut folder = BundleFolder::new(&[("td.test", &[&root])]);
-        let files = config::Tls { certificate: folder.file("server"), key: folder.file("key") };
+        let pair = config::Tls { certificate: folder.file("server"), key: folder.file("key") };
         let server = root.leaf(&[], |params| {
             valid(params, -400_000_000, 400_000_000);
             params.subject_alt_names = vec![rcgen::SanType::DnsName("doorward.test".try_into().unwrap())];
         });
-        std::fs::write(&files.certificate, server.certificate.pem()).unwrap();
-        std::fs::write(&files.key, server.key.serialize_pem()).unwrap();
+        std::fs::write(&pair.certificate, server.certificate.pem()).unwrap();
+        std::fs::write(&pair.key, server.key.serialize_pem()).unwrap();
+        let files = config::Shown::Files(pair);
 
         let trust = Arc::new(TrustStore::load(&folder.settings).unwrap());
-        let tls = ServerTls::new(&files, Some(Arc::new(CallerVerifier::new(Arc::clone(&trust))))).unwrap();
+        let tls = ServerTls::new(&files, &Arc::default(), Some(Arc::new(CallerVerifier::new(Arc::clone(&trust))))).unwrap();
         let good = long(&root, ID);
         let seen = shake(tls.config(), &root, Some(&good)).await.unwrap();
         assert_eq!(spiffe_id(&seen, &trust, clock::now()), Ok(ID.parse().unwrap()));
@@ -213,7 +214,7 @@ mod tests {
         assert_eq!(spiffe_id(&seen, &trust, clock::now()), Err(Reason::UntrustedChain));
         assert!(shake(tls.config(), &root, Some(&good)).await.is_err());
 
-        let open = ServerTls::new(&files, None).unwrap();
+        let open = ServerTls::new(&files, &Arc::default(), None).unwrap();
         assert_eq!(shake(open.config(), &root, None).await.unwrap(), vec![]);
     }
 }

@@ -10,7 +10,7 @@ use crate::trust::testing::{Authority, BundleFolder, Leaf, NOW, escape, name_con
 const ID: &str = "spiffe://td.test/ns/a/sa/b";
 
 fn rules(proof: PeerProof) -> PeerRules {
-    PeerRules { proof, strict_basic_constraints: false, xfcc: Xfcc::Off }
+    PeerRules { proof, strict_basic_constraints: false, xfcc: Xfcc::Off, placement: Placement::Inbound }
 }
 
 fn source(certificate: &str, principal: &str) -> Endpoint {
@@ -18,7 +18,7 @@ fn source(certificate: &str, principal: &str) -> Endpoint {
 }
 
 fn identity(folder: &BundleFolder) -> Identity {
-    Identity::new(Arc::new(TrustStore::load(&folder.settings).unwrap()))
+    Identity::new(Arc::new(TrustStore::load(&folder.settings).unwrap()), Arc::default())
 }
 
 /// `Ok` with the ID and its evidence, or what else was found.
@@ -217,7 +217,7 @@ fn any_damage_to_a_certificate_is_decided() {
 fn strict_listeners_want_basic_constraints() {
     let root = Authority::new("root");
     let identity = identity(&BundleFolder::new(&[("td.test", &[&root])]));
-    let strict = PeerRules { proof: PeerProof::Sidecar, strict_basic_constraints: true, xfcc: Xfcc::Off };
+    let strict = PeerRules { strict_basic_constraints: true, ..rules(PeerProof::Sidecar) };
     for (is_ca, expected) in [(IsCa::NoCa, false), (IsCa::ExplicitNoCa, true)] {
         let leaf = root.leaf(&[ID], |p| p.is_ca = is_ca);
         // The lenient answer must not be remembered for the strict listener.
@@ -373,4 +373,52 @@ fn intermediates_come_from_the_header_where_the_listener_says_so() {
     ] {
         assert_eq!(ask(header, &rules, now).map(drop), expected, "{name}");
     }
+}
+
+#[test]
+fn on_the_way_out_the_caller_is_ourselves() {
+    let root = Authority::new("root");
+    let identity = identity(&BundleFolder::new(&[("td.test", &[&root])]));
+    let egress = PeerRules { placement: Placement::Egress, ..rules(PeerProof::Sidecar) };
+    let other = source(&root.svid("spiffe://td.test/other").text(), "spiffe://td.test/other");
+    let who = |offset: i64| {
+        let now = Now::from_seconds(u64::try_from(NOW.seconds() + offset).unwrap());
+        outcome(identity.who(Some(&other), None, &egress, now))
+    };
+    let take = |leaf: &Leaf| {
+        let key = rustls_pki_types::PrivateKeyDer::try_from(leaf.key.serialize_der()).unwrap();
+        identity.own.set(Svid::new(vec![leaf.der().clone()], key).unwrap())
+    };
+    assert_eq!(who(0), Err(Who::Invalid(Reason::OwnSvidUnavailable)));
+    assert_eq!(identity.own_id(), None);
+    assert!(take(&root.svid(ID)));
+    assert_eq!(who(0), Ok(format!("{ID} by self")));
+    assert_eq!(outcome(identity.who(None, None, &egress, NOW)), Ok(format!("{ID} by self")));
+    assert_eq!(identity.own_id().as_deref(), Some(ID));
+    assert_eq!(who(1801), Err(Who::Invalid(Reason::SvidExpired)));
+    // Rotated, also to another identity; then to what is no SVID; then withdrawn.
+    assert!(take(&root.svid("spiffe://td.test/new")));
+    assert_eq!(who(0), Ok("spiffe://td.test/new by self".to_owned()));
+    assert!(take(&root.leaf(&[], |_| ())));
+    assert_eq!(who(0), Err(Who::Invalid(Reason::NoUriSan)));
+    assert_eq!(identity.own_id(), None);
+    identity.own.withdraw();
+    assert_eq!(who(0), Err(Who::Invalid(Reason::OwnSvidUnavailable)));
+}
+
+#[test]
+fn memory_for_many_good_certificates_is_bounded() {
+    let root = Authority::new("root");
+    let identity = identity(&BundleFolder::new(&[("td.test", &[&root])]));
+    // One certificate in many spellings: each is a key of its own, as many certificates would be.
+    let text = root.svid(ID).text();
+    let (head, tail) = text.split_at(text.len() - 3);
+    for number in 0..12_000 {
+        let spelling = format!("{head}{}{}", "%0A".repeat(number % 400), "%0D".repeat(number / 400));
+        assert!(ask(&identity, &(spelling + tail), PeerProof::Sidecar).is_ok());
+    }
+    identity.checked.run_pending_tasks();
+    assert!(identity.checked.weighted_size() <= CACHE_BYTES, "{}", identity.checked.weighted_size());
+    assert!(identity.checked.entry_count() < 12_000);
+    assert!(ask(&identity, &text, PeerProof::Sidecar).is_ok(), "what fell out is checked again");
 }

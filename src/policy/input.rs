@@ -64,6 +64,8 @@ pub struct Facts<'a> {
     pub principal: Option<&'a str>,
     pub signals: &'a [Signal],
     pub here: &'a Here,
+    /// Our own SPIFFE ID, where we have an SVID.
+    pub own_id: Option<&'a str>,
     pub now: Now,
 }
 
@@ -139,7 +141,7 @@ trait Sink: Sized {
 }
 
 fn document(facts: &Facts<'_>, sink: &mut impl Sink) {
-    let Facts { request, peer, peer_error, presented, principal, signals, here, now } = *facts;
+    let Facts { request, peer, peer_error, presented, principal, signals, here, own_id, now } = *facts;
     sink.object(&NAMES.attributes, |sink| attributes(request, sink));
     sink.object(&NAMES.version, |sink| {
         sink.text(&NAMES.ext_authz, "v3");
@@ -166,7 +168,8 @@ fn document(facts: &Facts<'_>, sink: &mut impl Sink) {
     if let Some(reason) = peer_error {
         sink.text(&NAMES.peer_error, reason.as_str());
     }
-    sink.map(&NAMES.self_, here.0.iter().map(|(key, value)| (*key, value.as_str())));
+    let own_id = own_id.map(|id| (NAMES.spiffe_id.text, id));
+    sink.map(&NAMES.self_, here.0.iter().map(|(key, value)| (*key, value.as_str())).chain(own_id));
     sink.object(&NAMES.action, |sink| sink.text(&NAMES.protocol, request.protocol().as_str()));
     if let Some(http) = &request.http {
         sink.object(&NAMES.url, |sink| url(&http.url, sink));

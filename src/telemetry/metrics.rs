@@ -16,7 +16,8 @@ use tonic::Code;
 
 use crate::{
     clock::Now,
-    verdict::{Decision, Mode, Protocol, Reason},
+    trust::workload::{Material, Phase},
+    verdict::{Decision, Evidence, Mode, Protocol, Reason},
 };
 
 /// Bounds of the histograms in seconds; those of the semantic conventions begin at 5 ms, where we hope to be done.
@@ -27,6 +28,9 @@ const RULES: usize = 100;
 const MAX_RULE: usize = 128;
 /// The label of all other rules.
 const OTHER: &str = "other";
+
+/// In the order of `peer_proved`.
+const EVIDENCE: [&str; 4] = ["none", Evidence::Sidecar.as_str(), Evidence::Envoy.as_str(), Evidence::Own.as_str()];
 
 const DECISIONS: usize = 2;
 const PROTOCOLS: usize = 3;
@@ -94,6 +98,9 @@ pub struct Metrics {
     key_fetches: Vec<BoundCounter<u64>>,
     credentials_reused: Counter<u64>,
     trust_reloads: Vec<BoundCounter<u64>>,
+    trust_states: Gauge<u64>,
+    trust_ages: Gauge<f64>,
+    peers: Vec<BoundCounter<u64>>,
     config_reloads: Vec<BoundCounter<u64>>,
     callers_refused: Vec<BoundCounter<u64>>,
     shadow_reloads: Vec<BoundCounter<u64>>,
@@ -127,9 +134,12 @@ impl Rules {
 
 impl Metrics {
     /// Creates every instrument. Counters of rare events start at zero, so that their first increment is a rate too.
+    #[expect(clippy::too_many_lines, reason = "about one line an instrument")]
     pub fn new(meter: &Meter) -> Self {
         let seconds =
             |name, text| meter.f64_histogram(name).with_unit("s").with_description(text).with_boundaries(BOUNDS.to_vec()).build();
+        let moment = |name, text| meter.f64_gauge(name).with_unit("s").with_description(text).build();
+        let gauge = |name, text| meter.u64_gauge(name).with_description(text).build();
         let counter = |name, text| meter.u64_counter(name).with_description(text).build();
         let reloads = |name, text| {
             let counter = counter(name, text);
@@ -142,15 +152,13 @@ impl Metrics {
         let shadow = counter("doorward.shadow.compared", "Calls that a second policy set was asked about, by what came of it.");
         let fetches = counter("doorward.bundle.fetches", "Requests for bundles, by what became of them.");
         let keys = counter("doorward.keys.fetches", "Requests for keys of token issuers, by what became of them.");
+        let peers = counter("doorward.peers", "Decisions, by how the peer was proved.");
         let refused = counter("doorward.callers.refused", "Callers of a listener that may not call it.");
         let policy_limits = counter("doorward.policy.limit", "Evaluations that were denied at a limit, by where they stood.");
         for limit in Limit::ALL {
             policy_limits.add(0, &[KeyValue::new("rule", OTHER), KeyValue::new("limit", limit.as_str())]);
         }
-        meter
-            .u64_gauge("doorward.build.info")
-            .with_description("1, with the version of this build.")
-            .build()
+        gauge("doorward.build.info", "1, with the version of this build.")
             .record(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION"))]);
         Self {
             calls: seconds("rpc.server.call.duration", "Duration of a call to Check."),
@@ -170,27 +178,35 @@ impl Metrics {
                     records.bind(&[KeyValue::new("kind", kind.as_str()), KeyValue::new("result", result.as_str())])
                 })
                 .collect(),
-            records_queue: meter
-                .u64_gauge("doorward.records.queue")
-                .with_description("Records that waited when the writer last looked.")
-                .build(),
+            records_queue: gauge("doorward.records.queue", "Records that waited when the writer last looked."),
             uploads: Upload::ALL.iter().map(|result| uploads.bind(&[KeyValue::new("result", result.as_str())])).collect(),
             upload_requests: UploadAnswer::ALL
                 .iter()
                 .map(|answer| upload_requests.bind(&[KeyValue::new("result", answer.as_str())]))
                 .collect(),
             policy_reloads: reloads("doorward.policy.reloads", "Attempts to put a policy in force."),
-            policy_loaded: meter
-                .f64_gauge("doorward.policy.loaded")
-                .with_unit("s")
-                .with_description("When the policy in force was loaded, in seconds since the Unix epoch.")
-                .build(),
+            policy_loaded: moment(
+                "doorward.policy.loaded",
+                "When the policy in force was loaded, in seconds since the Unix epoch.",
+            ),
             bundle_fetches: Fetch::ALL.iter().map(|result| fetches.bind(&[KeyValue::new("result", result.as_str())])).collect(),
             key_fetches: Fetch::ALL.iter().map(|result| keys.bind(&[KeyValue::new("result", result.as_str())])).collect(),
             credentials_reused: counter(
                 "doorward.credentials.reused",
                 "Credentials presented by a workload after another workload, by kind.",
             ),
+            trust_states: meter
+                .u64_gauge("doorward.trust.state")
+                .with_description("1 for the state that a stream of the Workload API is in, 0 for the others.")
+                .build(),
+            trust_ages: meter
+                .f64_gauge("doorward.trust.age")
+                .with_unit("s")
+                .with_description(
+                    "How long nobody has confirmed what a stream of the Workload API said last; 0 while it is current.",
+                )
+                .build(),
+            peers: EVIDENCE.iter().map(|evidence| peers.bind(&[KeyValue::new("evidence", *evidence)])).collect(),
             trust_reloads: reloads("doorward.trust.reloads", "Attempts to read the trust bundles."),
             config_reloads: reloads("doorward.config.reloads", "Attempts to read the configuration again."),
             callers_refused: Transport::ALL
@@ -307,6 +323,29 @@ impl Metrics {
 
     pub fn trust_reloaded(&self, result: Reload) {
         add(&self.trust_reloads, result as usize);
+    }
+
+    pub fn trust_state(&self, source: Material, phase: Phase, age: Option<Duration>) {
+        let source = KeyValue::new("source", source.as_str());
+        for state in Phase::ALL {
+            self.trust_states.record(u64::from(state == phase), &[source.clone(), KeyValue::new("state", state.as_str())]);
+        }
+        if let Some(age) = age {
+            self.trust_ages.record(age.as_secs_f64(), &[source]);
+        }
+    }
+
+    /// A call was decided whose peer was proved so, or not at all.
+    pub fn peer_proved(&self, evidence: Option<Evidence>) {
+        add(
+            &self.peers,
+            match evidence {
+                None => 0,
+                Some(Evidence::Sidecar) => 1,
+                Some(Evidence::Envoy) => 2,
+                Some(Evidence::Own) => 3,
+            },
+        );
     }
 
     pub fn config_reloaded(&self, result: Reload) {

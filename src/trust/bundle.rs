@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::json;
+use crate::{json, verdict::Reason};
 
 /// A public key that signs JWT-SVIDs, as its owner wrote it: it has a `kid`, and nothing private. What of it may be used
 /// is judged where tokens are.
@@ -57,6 +57,8 @@ pub struct Bundle {
     pub jwt_keys: Arc<[Jwk]>,
     /// `spiffe_sequence`, by which an older bundle is known from a newer one.
     pub sequence: Option<u64>,
+    /// Why it does not count at all for X.509-SVIDs, where it does not.
+    pub withheld: Option<Reason>,
     /// Equal exactly when the same is trusted.
     pub contents: Digest,
 }
@@ -85,7 +87,7 @@ impl Bundle {
         if anchors.is_empty() && !text.trim_ascii().is_empty() {
             return Err(BundleError::NoCertificate);
         }
-        Ok(Self { anchors, jwt_keys: Arc::default(), sequence: None, contents: sha256(text) })
+        Ok(Self { anchors, jwt_keys: Arc::default(), sequence: None, withheld: None, contents: sha256(text) })
     }
 
     /// Keys of another type or use than we know are left out: a domain may publish more than we can use.
@@ -114,7 +116,13 @@ impl Bundle {
                 _ => {}
             }
         }
-        Ok(Self { anchors, jwt_keys: jwt_keys.into(), sequence: document.spiffe_sequence, contents: sha256(text) })
+        Ok(Self {
+            anchors,
+            jwt_keys: jwt_keys.into(),
+            sequence: document.spiffe_sequence,
+            withheld: None,
+            contents: sha256(text),
+        })
     }
 }
 

@@ -102,7 +102,9 @@ impl BundleFolder {
     pub fn write(&mut self, domain: &str, text: &str) {
         let bundle = self.file(domain);
         std::fs::write(&bundle, text).unwrap();
-        self.settings.domains.insert(domain.parse().unwrap(), config::Domain { bundle, backdate: None });
+        self.settings
+            .domains
+            .insert(domain.parse().unwrap(), config::Domain { source: config::BundleSource::File(bundle), backdate: None });
     }
 
     pub fn file(&self, domain: &str) -> PathBuf {

@@ -7,7 +7,9 @@ pub mod client;
 pub mod doorward;
 pub mod envoy;
 pub mod issuer;
+pub mod openbao;
 pub mod upstream;
+pub mod workload_api;
 
 use std::{
     path::{Path, PathBuf},

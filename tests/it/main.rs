@@ -22,6 +22,7 @@ mod real_opa_bundles;
 mod real_opa_uploads;
 mod real_telemetry;
 mod real_tokens;
+mod real_trust;
 mod real_wiring;
 mod shadow;
 mod tidy;

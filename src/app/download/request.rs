@@ -9,6 +9,7 @@ use reqwest::{
 use crate::{
     app::client::{Access, ClientError, failed},
     config::Download,
+    trust::own::OwnSvid,
 };
 
 /// Longest entity tag that is worth keeping.
@@ -32,9 +33,14 @@ pub(in crate::app) enum RequestError {
 }
 
 /// Asks for the bundle, unless it is still the one of `etag`.
-pub(in crate::app) async fn send(download: &Download, etag: Option<&str>, limit: usize) -> Result<Answer, RequestError> {
+pub(in crate::app) async fn send(
+    download: &Download,
+    own: &OwnSvid,
+    etag: Option<&str>,
+    limit: usize,
+) -> Result<Answer, RequestError> {
     let access = Access::from(download);
-    let mut request = access.authorised(access.client()?.get(download.url.clone()))?;
+    let mut request = access.authorised(access.client(own)?.get(download.url.clone()))?;
     if let Some(etag) = etag.and_then(|etag| HeaderValue::try_from(etag).ok()) {
         request = request.header(IF_NONE_MATCH, etag);
     }

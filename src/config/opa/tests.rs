@@ -118,7 +118,7 @@ fn mutual_tls_signatures_and_several_services() {
     let bundle = &config.policy.bundles[0];
     let download = bundle.download().unwrap();
     assert_eq!((download.name.as_str(), download.url.as_str()), ("istio-authz", "https://b.example/bundles/istio/authz"));
-    assert_eq!(download.tls.as_ref().unwrap().key, Path::new("/tls/c.key"));
+    assert_eq!(download.tls.as_ref().unwrap().files().unwrap().key, Path::new("/tls/c.key"));
     assert_eq!(download.ca.as_deref(), Some(Path::new("/tls/ca.pem")));
     let signing = config.policy.signing_of(bundle).unwrap();
     assert_eq!((signing.keyid.as_deref(), signing.scope.as_deref()), (Some("release"), Some("write")));

@@ -57,7 +57,7 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
     let permits = Arc::new(Permits::new(1, 1));
     let authorizer = Authorizer::new(Parts {
         settings: Settings::new(&config),
-        identity: Identity::new(Arc::new(TrustStore::default())),
+        identity: Identity::new(Arc::new(TrustStore::default()), Arc::default()),
         tokens: Arc::new(Tokens::new(&config.tokens, Arc::default()).unwrap()),
         policies,
         permits: Arc::clone(&permits),
@@ -65,8 +65,11 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
         recorder,
         metrics: telemetry.metrics(),
     });
-    let listener =
-        Listener { name: "test".into(), rules: PeerRules::from(&config.listeners.first().unwrap().peer), here: Here::new([]) };
+    let listener = Listener {
+        name: "test".into(),
+        rules: PeerRules::new(&config.listeners.first().unwrap().peer, config::Placement::Inbound),
+        here: Here::new([]),
+    };
     let door = Door {
         authorizer: Arc::new(authorizer),
         metrics: telemetry.metrics(),

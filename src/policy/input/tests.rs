@@ -42,7 +42,17 @@ static NOTHING: Presented = Presented { tokens: Vec::new(), main: None, delegati
 fn facts<'a>(request: &'a Request, here: &'a Here) -> Facts<'a> {
     let presented = &NOTHING;
     let peer_error = Some(Reason::NoUriSan);
-    Facts { request, peer: None, peer_error, presented, principal: None, signals: &[], here, now: Now::from_seconds(5) }
+    Facts {
+        request,
+        peer: None,
+        peer_error,
+        presented,
+        principal: None,
+        signals: &[],
+        here,
+        own_id: None,
+        now: Now::from_seconds(5),
+    }
 }
 
 #[test]

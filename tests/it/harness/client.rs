@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Request, body::Incoming};
+use hyper::{Request, body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
     ClientConfig, RootCertStore,
@@ -61,8 +61,15 @@ impl Answer {
 impl Client {
     /// A client that shows `leaf`, or nothing.
     pub fn new(address: SocketAddr, ca: &Ca, leaf: Option<&Leaf>, http: Http) -> Self {
+        Self::trusting(address, &[ca], leaf, http)
+    }
+
+    /// The same, with several authorities that the server's certificate may come from.
+    pub fn trusting(address: SocketAddr, authorities: &[&Ca], leaf: Option<&Leaf>, http: Http) -> Self {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(ca.pem.as_bytes()).unwrap()).unwrap();
+        for authority in authorities {
+            roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+        }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -113,11 +120,29 @@ impl Client {
         read(response).await
     }
 
+    /// One HTTP/2 connection that stays open.
+    pub async fn session(&self) -> Session {
+        let io = TokioIo::new(self.connect().await);
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        Session(sender)
+    }
+
     /// Writes raw bytes of HTTP/1.1 and leaves the stream to the caller.
     pub async fn raw(&self, bytes: &[u8]) -> TlsStream<TcpStream> {
         let mut stream = self.connect().await;
         stream.write_all(bytes).await.unwrap();
         stream
+    }
+}
+
+/// An open connection.
+pub struct Session(SendRequest<Full<Bytes>>);
+
+impl Session {
+    pub async fn get(&mut self, path: &str) -> Answer {
+        self.0.ready().await.unwrap();
+        read(self.0.send_request(request("GET", path).body(Full::default()).unwrap()).await.unwrap()).await.unwrap()
     }
 }
 

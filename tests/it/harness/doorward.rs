@@ -164,6 +164,13 @@ impl Doorward {
         eventually(&format!("the record of decision {id}"), || self.decisions().into_iter().find(|record| record["id"] == id))
     }
 
+    /// Replaces a file of its folder in one step.
+    pub fn replace(&self, name: &str, text: &str) {
+        let new = self.path(&format!("{name}.new"));
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, self.path(name)).unwrap();
+    }
+
     /// Replaces the policy and waits until it is in force or refused.
     pub fn replace_policy(&self, source: &str) {
         let before = self.readyz()["policy"].clone();

@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{
@@ -31,6 +31,9 @@ pub struct Options<'a> {
     pub manager: &'a str,
     /// More clusters, indented by 2.
     pub clusters: &'a str,
+    /// Certificate and roots come from files by SDS, for `rotate` to replace, and Envoy itself refuses what is not of these
+    /// roots.
+    pub sds: bool,
 }
 
 /// A running Envoy.
@@ -55,6 +58,8 @@ impl Envoy {
             ];
         });
         server.write(folder.path(), "server");
+        offer_certificate(folder.path(), &server);
+        offer_roots(folder.path(), &doorward.ca.pem);
         let config = folder.path().join("envoy.yaml");
         fs::write(&config, yaml(folder.path(), doorward, upstream, echo, options)).unwrap();
         Some(Self::run(&binary, folder, ["http", "tcp"], doorward.operations))
@@ -114,6 +119,24 @@ impl Envoy {
         envoy
     }
 
+    /// With `sds`: shows another certificate from now on.
+    pub fn rotate_certificate(&self, server: &Leaf) {
+        self.rotate(|folder| offer_certificate(folder, server));
+    }
+
+    /// With `sds`: takes clients of these roots from now on.
+    pub fn rotate_roots(&self, roots: &str) {
+        self.rotate(|folder| offer_roots(folder, roots));
+    }
+
+    fn rotate(&self, offer: impl FnOnce(&Path)) {
+        let updates = || self.stat("ssl_context_update_by_sds");
+        let before = updates();
+        offer(self.folder.path());
+        // Both listeners count for themselves.
+        eventually("Envoy to take a secret", || (updates() >= before + 2).then_some(()));
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -168,14 +191,14 @@ impl Drop for Envoy {
 }
 
 fn yaml(folder: &Path, doorward: &Doorward, upstream: SocketAddr, echo: SocketAddr, options: &Options<'_>) -> String {
-    let Options { filter, routes, grpc, manager, clusters } = options;
+    let Options { filter, routes, grpc, manager, clusters, sds } = options;
     let folder = folder.display();
     let bundle = doorward.path("bundle.pem");
     let bundle = bundle.display();
     let socket = doorward.socket();
     let socket = socket.display();
     let grpc = grpc.unwrap_or(upstream);
-    let tls = downstream_tls(&folder, &bundle);
+    let tls = downstream_tls(&folder, &bundle, *sds);
     format!(
         "node: {{id: test, cluster: test}}
 admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
@@ -243,7 +266,25 @@ static_resources:
     )
 }
 
-fn downstream_tls(folder: &impl Display, bundle: &impl Display) -> String {
+fn downstream_tls(folder: &impl Display, bundle: &impl Display, sds: bool) -> String {
+    let secrets = if sds {
+        let secret = |name: &str| format!("{{name: {name}, sds_config: {{path_config_source: {{path: {folder}/{name}.json}}}}}}");
+        format!(
+            "            tls_certificate_sds_secret_configs: [{}]\n            validation_context_sds_secret_config: {}\n",
+            secret("server"),
+            secret("roots")
+        )
+    } else {
+        format!(
+            "            tls_certificates:
+            - certificate_chain: {{filename: {folder}/server.pem}}
+              private_key: {{filename: {folder}/server.key}}
+            validation_context:
+              trusted_ca: {{filename: {bundle}}}
+              trust_chain_verification: ACCEPT_UNTRUSTED
+"
+        )
+    };
     format!(
         "    - transport_socket:
         name: envoy.transport_sockets.tls
@@ -252,14 +293,29 @@ fn downstream_tls(folder: &impl Display, bundle: &impl Display) -> String {
           require_client_certificate: false
           common_tls_context:
             alpn_protocols: [h2, http/1.1]
-            tls_certificates:
-            - certificate_chain: {{filename: {folder}/server.pem}}
-              private_key: {{filename: {folder}/server.key}}
-            validation_context:
-              trusted_ca: {{filename: {bundle}}}
-              trust_chain_verification: ACCEPT_UNTRUSTED
-"
+{secrets}"
     )
+}
+
+fn offer_certificate(folder: &Path, server: &Leaf) {
+    let secret = json!({"certificate_chain": inline(&server.certificate), "private_key": inline(&server.key)});
+    offer(folder, "server", "tls_certificate", &secret);
+}
+
+fn offer_roots(folder: &Path, roots: &str) {
+    offer(folder, "roots", "validation_context", &json!({"trusted_ca": inline(roots)}));
+}
+
+fn inline(text: &str) -> Value {
+    json!({"inline_string": text})
+}
+
+/// Writes a secret for SDS, in one step.
+fn offer(folder: &Path, name: &str, kind: &str, secret: &Value) {
+    let kind_of = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+    let (new, file) = (folder.join("secret.new"), folder.join(format!("{name}.json")));
+    fs::write(&new, json!({"resources": [{"@type": kind_of, "name": name, kind: secret}]}).to_string()).unwrap();
+    fs::rename(&new, &file).unwrap();
 }
 
 pub const HTTP2: &str = "    typed_extension_protocol_options:
