@@ -79,11 +79,6 @@ const MISSING: &[Entry] = &[
         "nothing to do",
     ),
     (
-        "plugins.*.skip-request-body-parse",
-        "bodies are always parsed, and one that is broken is denied with 400 before the policy is asked",
-        "send no body: leave `with_request_body` out of Envoy's filter",
-    ),
-    (
         "plugins.*.grpc-request-duration-seconds-buckets",
         "the bounds of histograms are fixed, from 25 µs to 100 ms",
         "nothing to do",

@@ -100,6 +100,9 @@ fn listener(plugin: &mut Section, yaml: &mut Yaml, findings: &mut Findings) {
     if plugin.flag("enable-reflection") == Some(true) {
         yaml.line(2, "reflection: true");
     }
+    if plugin.flag("skip-request-body-parse") == Some(true) {
+        yaml.line(2, "skip_body_parse: true");
+    }
 }
 
 /// The plugin's address in our form.

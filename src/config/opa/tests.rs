@@ -72,6 +72,7 @@ plugins:
     enable-reflection: true
     proto-descriptor: /etc/opa/services.pb
     grpc-max-recv-msg-size: 1048576
+    skip-request-body-parse: true
 "#,
     );
     let bundle = config.policy.bundles[0].download().unwrap();
@@ -89,7 +90,7 @@ plugins:
     assert_eq!((otlp.endpoint.as_str(), otlp.sample, otlp.metrics), ("http://collector:4317/", 0.1, false));
     assert_eq!((config.mode, config.listeners[0].reflection), (Mode::Observe, true));
     assert_eq!(config.policy.proto_descriptor.as_deref(), Some(Path::new("/etc/opa/services.pb")));
-    assert_eq!(config.limits.message, Size::mib(1));
+    assert_eq!((config.limits.message, config.listeners[0].skip_body_parse), (Size::mib(1), true));
     assert_eq!(found, ["manual plugins.envoy.ext_authz.grpc.addr", "note decision_logs.drop_decision", "note nd_builtin_cache"]);
     assert!(!translation.is_whole());
 }
@@ -164,7 +165,7 @@ default_decision: /x
 storage: {disk: {directory: /x}}
 distributed_tracing: {type: http, encryption: tls, service_name: opa, resource: {service_namespace: a}, tls_ca_cert_file: c}
 plugins:
-  envoy_ext_authz_grpc: {addr: "dns:///opa", path: "", skip-request-body-parse: true, addres: typo}
+  envoy_ext_authz_grpc: {addr: "dns:///opa", path: "", addres: typo}
   my_plugin: {a: 1}
 surprise: {deep: {er: 1}}
 "#,
@@ -181,7 +182,6 @@ surprise: {deep: {er: 1}}
         "missing distributed_tracing.tls_ca_cert_file",
         "missing distributed_tracing.type",
         "missing plugins.envoy_ext_authz_grpc.addres",
-        "missing plugins.envoy_ext_authz_grpc.skip-request-body-parse",
         "missing plugins.my_plugin",
         "missing server",
         "missing services.env.credentials.oauth2",
