@@ -8,20 +8,25 @@ mod cache;
 mod collection;
 pub(super) mod context;
 mod crypto;
+mod format;
 mod glob;
+mod graph;
 mod json;
 mod jwt;
 mod net;
 mod operator;
 pub(super) mod order;
 mod pem;
+mod query;
 mod regex;
 mod template;
+mod term;
 mod text;
 mod time;
 mod units;
 mod uri;
 mod x509;
+mod yaml;
 
 use std::sync::Arc;
 
@@ -39,9 +44,6 @@ const MAX_TEXT: usize = 16 << 20;
 
 /// What answers a call.
 type Run = dyn Fn(&[Value]) -> Result<Value, Fault> + Send + Sync;
-
-/// Looks at the arguments of a call, as many as the function takes, before it runs.
-type Guard = fn(&[Value]) -> Result<(), Fault>;
 
 /// A function of ours under OPA's name.
 struct Builtin {
@@ -79,11 +81,14 @@ const TABLES: &[&[Builtin]] = &[
     collection::COLLECTION,
     context::CONTEXT,
     crypto::CRYPTO,
+    format::FORMAT,
     glob::GLOB,
+    graph::GRAPH,
     json::JSON,
     jwt::JWT,
     net::NET,
     operator::OPERATORS,
+    query::QUERY,
     regex::REGEX,
     template::TEMPLATE,
     text::TEXT,
@@ -91,6 +96,7 @@ const TABLES: &[&[Builtin]] = &[
     units::UNITS,
     uri::URI,
     x509::X509,
+    yaml::YAML,
 ];
 
 /// These panic in regorus on ordinary values.
@@ -100,7 +106,8 @@ const SAFE: &[Builtin] = &[
         name: "object.subset",
         arity: 2,
         run: |args| {
-            let answer = args.first().zip(args.get(1)).and_then(|(whole, part)| subset(whole, part));
+            args.iter().try_for_each(bound::is_walkable)?;
+            let answer = args.first().zip(args.get(1)).map(|(whole, part)| subset(whole, part)).transpose()?.flatten();
             answer.map(Value::from).ok_or_else(|| "both arguments must be of one kind".into())
         },
     },
@@ -153,7 +160,7 @@ pub(super) fn install(engine: &mut Engine, errors: Errors) -> Result<(), String>
         let place = Arc::clone(&place);
         let run = move |args: &[Value]| {
             guard(args)?;
-            builtin(&place.span, &place.params, args, true).map_err(|error| Fault(error.to_string()))
+            builtin(&place.span, &place.params, args, strict).map_err(|error| Fault(error.to_string()))
         };
         add(name, arity, Arc::new(run))?;
     }
@@ -252,29 +259,42 @@ fn range_step(args: &[Value]) -> Result<Value, Fault> {
         return Err("step must be a positive integer".into());
     }
     let length = range_length(from, to, step).ok_or_else(|| Fault::limit("the range is too long"))?;
-    match length {
-        1 => Ok(Value::from(vec![args.first().cloned().unwrap_or(Value::Undefined)])),
-        2..=MAX_RANGE => engine("numbers.range_step", args),
-        _ => Err(Fault::limit("the range is too long")),
-    }
+    within(length <= MAX_RANGE, "the range is too long")?;
+    let step = if from <= to { step } else { -step };
+    // A step may lead beyond the largest integer, but only behind the last element.
+    let elements = (0..length).map(|index| Value::from(from.saturating_add(step.saturating_mul(index))));
+    Ok(Value::from(elements.collect::<Vec<_>>()))
 }
 
 /// `object.subset` as OPA answers it: undefined for kinds that do not compare, which inside an object are merely unequal.
-fn subset(whole: &Value, part: &Value) -> Option<bool> {
-    match (whole, part) {
-        (Value::Object(whole), Value::Object(part)) => Some(part.iter().all(|(key, part)| {
-            whole.get(key).is_some_and(|whole| match (whole, part) {
-                (Value::Array(_), Value::Set(_)) => false,
-                _ => subset(whole, part).unwrap_or(whole == part),
-            })
-        })),
+fn subset(whole: &Value, part: &Value) -> Result<Option<bool>, Fault> {
+    Ok(match (whole, part) {
+        (Value::Object(whole), Value::Object(part)) => {
+            for (key, part) in part.iter() {
+                let is_in = match (whole.get(key), part) {
+                    (None, _) | (Some(Value::Array(_)), Value::Set(_)) => false,
+                    (Some(whole), part) => subset(whole, part)?.unwrap_or(whole == part),
+                };
+                if !is_in {
+                    return Ok(Some(false));
+                }
+            }
+            Some(true)
+        }
         (Value::Set(whole), Value::Set(part)) => Some(part.is_subset(whole)),
         (Value::Array(whole), Value::Array(part)) if part.is_empty() => Some(!whole.is_empty()),
         (Value::Array(whole), Value::Array(part)) => {
+            within(whole.len().saturating_mul(part.len()) <= bound::MAX_WORK / 4, "the arrays are too long")?;
             let part = part.to_vec();
             Some(whole.to_vec().windows(part.len()).any(|window| window == part))
         }
-        (Value::Array(whole), Value::Set(part)) => Some(part.iter().all(|item| whole.contains(item))),
+        (Value::Array(whole), Value::Set(part)) => {
+            within(whole.len().saturating_mul(part.len()) <= bound::MAX_WORK / 4, "the collections are too large")?;
+            Some(part.iter().all(|item| whole.contains(item)))
+        }
         _ => None,
-    }
+    })
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub(super) use self::{
-    data::{has_private_key, private_key},
+    data::{has_private_key, private_key, read_yaml},
     revision::accept,
 };
 use super::problem::{Code, LoadError, Problem};

@@ -2,12 +2,12 @@
 //! whose answer may be much larger than its arguments, or that may run for long, is looked at before it runs; and all that
 //! the functions of one evaluation make is added up in `context`.
 
-use std::collections::BTreeSet;
+use regorus::Value;
 
-use regorus::{Value, value::Object};
+use super::{Fault, MAX_TEXT, integer_operand, json, range_length, replaced_length, text_operand, within};
 
-use super::{Fault, Guard, MAX_TEXT, integer_operand, json, range_length, replaced_length, text_operand, within};
-use crate::policy::load;
+/// Looks at the arguments of a call, as many as the function takes, before it runs.
+type Guard = fn(&[Value]) -> Result<(), Fault>;
 
 /// Most elements that a call may make.
 pub(super) const MAX_ITEMS: usize = 1_000_000;
@@ -15,10 +15,12 @@ pub(super) const MAX_ITEMS: usize = 1_000_000;
 pub(super) const MAX_PARTS: usize = 250_000;
 /// Longest number in bits that arithmetic may make. OPA reads none above two to the power of 100,000.
 pub(super) const MAX_BITS: u64 = 1 << 17;
-/// Steps of a call that follows paths.
-const MAX_STEPS: usize = 100_000;
-/// Widest field that a format may ask for.
-const MAX_WIDTH: usize = 4096;
+/// Steps of a few nanoseconds that a call may take.
+pub(super) const MAX_WORK: usize = 1 << 27;
+/// Longest layout of a time, and longest version.
+pub(super) const MAX_LAYOUT: usize = 4_096;
+/// Deepest document that a patch may make: what goes through it recurses.
+const MAX_DEPTH: usize = 1_000;
 /// Longest text that stands for a number.
 const MAX_DIGITS: usize = 40_000;
 /// What an element of a collection takes, and what a text takes beside its bytes.
@@ -44,10 +46,6 @@ pub(super) const GUARDED: &[(&str, Guard)] = &[
         within(bits.unwrap_or(0) <= MAX_BITS, "the product is too large")
     }),
     ("to_number", number),
-    ("sprintf", |args| {
-        let widths = widths(text_operand(args, 0)?).ok_or_else(|| Fault::limit("a width is too large"))?;
-        prints(args, widths)
-    }),
     ("replace", |args| {
         let length = replaced_length(text_operand(args, 0)?, text_operand(args, 1)?, text_operand(args, 2)?);
         within(length.is_some_and(|length| length <= MAX_TEXT), "the answer is too large")
@@ -61,7 +59,6 @@ pub(super) const GUARDED: &[(&str, Guard)] = &[
         let parts = if delimiter.is_empty() { text.len() } else { text.matches(delimiter).count() };
         within(parts <= MAX_PARTS, "the text has too many parts")
     }),
-    ("indexof_n", |args| within(text_operand(args, 0)?.len() <= MAX_ITEMS, "the text is too long")),
     ("array.concat", |args| {
         let length = (0..2).filter_map(|index| items(args, index)).map(|items| items.len()).sum::<usize>();
         within(length <= MAX_ITEMS, "the array is too long")
@@ -70,17 +67,31 @@ pub(super) const GUARDED: &[(&str, Guard)] = &[
     ("base64url.encode", |args| encodes(args, 2)),
     ("base64url.encode_no_pad", |args| encodes(args, 2)),
     ("hex.encode", |args| encodes(args, 2)),
-    ("urlquery.encode", |args| encodes(args, 3)),
-    ("urlquery.encode_object", |args| prints(args, 0)),
     ("json.marshal_with_options", |args| {
         let longest = args.get(1).map_or(0, |options| weight(options, MAX_TEXT));
         prints(args, longest.saturating_mul(args.first().map_or(0, |value| weight(value, MAX_TEXT))))
     }),
-    ("yaml.unmarshal", |args| within(!load::has_private_key(text_operand(args, 0)?), json::RESERVED)),
     ("object.union", |args| prints(args, 0)),
     ("object.union_n", |args| prints(args, 0)),
     ("walk", |args| within(args.first().is_none_or(|value| walked(value) < MAX_ITEMS), "the document has too many places")),
-    ("graph.reachable_paths", paths),
+    ("format_int", |args| within(args.first().map_or(0, bits) <= MAX_BITS, "the number is too large")),
+    ("trim", cut),
+    ("trim_left", cut),
+    ("trim_right", cut),
+    ("strings.any_prefix_match", affixes),
+    ("strings.any_suffix_match", affixes),
+    ("json.filter", |args| args.first().map_or(Ok(()), is_walkable)),
+    ("json.remove", |args| args.first().map_or(Ok(()), is_walkable)),
+    ("time.format", |args| match args.first() {
+        // The engine cuts the layout between bytes, and panics inside of a character.
+        Some(Value::Array(given)) => given.iter().try_for_each(|part| {
+            is_short(part)?;
+            within(part.as_string().map_or(true, |text| text.is_ascii()), "a layout that is not ASCII is not supported")
+        }),
+        _ => Ok(()),
+    }),
+    ("semver.compare", |args| args.iter().try_for_each(is_short)),
+    ("semver.is_valid", |args| args.iter().try_for_each(is_short)),
 ];
 
 /// Memory that a value takes that a call has made, as far as it can be new: what lies deeper was there before.
@@ -182,46 +193,112 @@ fn walked(value: &Value) -> usize {
     sum
 }
 
-/// The widths that a format asks for, together; none where one is too large or is taken from an argument.
-fn widths(format: &str) -> Option<usize> {
-    format.split('%').skip(1).try_fold(0_usize, |sum, verb| {
-        let end = verb.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(verb.len());
-        let (width, _) = verb.split_at_checked(end).unwrap_or((verb, ""));
-        let digits = width.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
-        let mut widths = digits.map(|digits| digits.parse::<usize>().ok().filter(|width| *width <= MAX_WIDTH));
-        let widest = widths.try_fold(0, |widest, width| Some(width?.max(widest)))?;
-        (!width.contains('*')).then(|| sum.saturating_add(widest))
-    })
+/// How large a value is when it is walked.
+#[derive(Default)]
+pub(super) struct Size {
+    nodes: usize,
+    pub(super) bytes: usize,
+    depth: usize,
 }
 
-/// Goes the ways that the engine will go, and counts the elements of the paths it will make.
-fn paths(args: &[Value]) -> Result<(), Fault> {
-    let (Some(Value::Object(graph)), Some(starts)) = (args.first(), items(args, 1)) else { return Ok(()) };
-    let neighbours = |node: &Value| -> Vec<&Value> {
-        match Object::get(graph, node) {
-            Some(Value::Array(nodes)) => nodes.iter().collect(),
-            Some(Value::Set(nodes)) => nodes.iter().collect(),
-            _ => Vec::new(),
-        }
-    };
-    let mut steps = 0;
-    for start in starts {
-        let (mut on_path, mut ways) = (BTreeSet::from([start]), vec![(start, neighbours(start))]);
-        while let Some((node, left)) = ways.last_mut() {
-            match left.pop() {
-                None => {
-                    on_path.remove(*node);
-                    ways.pop();
-                }
-                Some(next) => {
-                    steps += ways.len();
-                    within(steps <= MAX_STEPS, "the graph has too many paths")?;
-                    if on_path.insert(next) {
-                        ways.push((next, neighbours(next)));
-                    }
+impl Size {
+    /// Measures a value that has at most `left` parts.
+    pub(super) fn of(value: &Value, left: &mut usize) -> Result<Self, Fault> {
+        let mut size = Self::default();
+        size.add(value, 0, left)?;
+        Ok(size)
+    }
+
+    fn add(&mut self, value: &Value, depth: usize, left: &mut usize) -> Result<(), Fault> {
+        *left = left.checked_sub(1).ok_or_else(|| Fault::limit("the document is too large"))?;
+        self.nodes += 1;
+        self.depth = self.depth.max(depth);
+        self.bytes += 4;
+        match value {
+            Value::String(text) => self.bytes += text.len(),
+            Value::Number(_) => self.bytes += usize::try_from(bits(value) / 3).unwrap_or(usize::MAX),
+            Value::Array(items) => items.iter().try_for_each(|item| self.add(item, depth + 1, left))?,
+            Value::Set(items) => items.iter().try_for_each(|item| self.add(item, depth + 1, left))?,
+            Value::Object(fields) => {
+                for (key, item) in fields.iter() {
+                    self.add(key, depth + 1, left)?;
+                    self.add(item, depth + 1, left)?;
                 }
             }
+            Value::Null | Value::Bool(_) | Value::Undefined => {}
         }
+        Ok(())
+    }
+}
+
+/// Whether going through a value comes to an end.
+pub(super) fn is_walkable(value: &Value) -> Result<(), Fault> {
+    Size::of(value, &mut { MAX_ITEMS }).map(drop)
+}
+
+fn is_short(value: &Value) -> Result<(), Fault> {
+    let length = if let Value::String(text) = value { text.len() } else { 0 };
+    within(length <= MAX_LAYOUT, "the text is too long")
+}
+
+/// Whether the engine can hold all numbers of a text, and reads them in good time.
+pub(super) fn numbers_are_short(text: &str) -> Result<(), Fault> {
+    let longest = text.split(|letter: char| !letter.is_ascii_digit()).map(str::len).max().unwrap_or(0);
+    within(longest <= MAX_DIGITS, "a number has too many digits")?;
+    json::exponents_are_small(text)
+}
+
+/// Each letter at an end is sought among those that are cut.
+fn cut(args: &[Value]) -> Result<(), Fault> {
+    let (text, letters) = (text_operand(args, 0)?, text_operand(args, 1)?);
+    within(text.len().saturating_mul(letters.len()) <= MAX_WORK, "too many letters to cut")
+}
+
+/// Each text is compared with each affix.
+fn affixes(args: &[Value]) -> Result<(), Fault> {
+    let measure = |index: usize| -> (usize, usize) {
+        let length = |value: &Value| value.as_string().map_or(0, |text| text.len());
+        match args.get(index) {
+            Some(Value::Array(items)) => (items.len(), items.iter().map(length).sum()),
+            Some(Value::Set(items)) => (items.len(), items.iter().map(length).sum()),
+            Some(other) => (1, length(other)),
+            None => (0, 0),
+        }
+    };
+    let ((texts, bytes), (affixes, affix_bytes)) = (measure(0), measure(1));
+    let work = texts.saturating_mul(affix_bytes).min(affixes.saturating_mul(bytes));
+    within(work.saturating_add(texts.saturating_mul(affixes)) <= MAX_WORK, "too many texts to compare")
+}
+
+/// A patch that copies parts of a document into it may double it with each operation. Whether it does is told without
+/// applying it: `operations` of it make at most so many parts, and so deep.
+pub(super) fn patch(document: &Value, operations: &[Value]) -> Result<(), Fault> {
+    let mut left = MAX_ITEMS;
+    let Size { mut nodes, mut depth, .. } = Size::of(document, &mut left)?;
+    let mut work = nodes;
+    for operation in operations {
+        let Ok(operation) = operation.as_object() else { continue };
+        let field = |name: &str| operation.get(&Value::from(name));
+        let path = match field("path") {
+            Some(Value::String(path)) => path.matches('/').count() + 1,
+            Some(Value::Array(path)) => path.len(),
+            _ => 0,
+        };
+        let is = |names: &[&str]| matches!(field("op"), Some(Value::String(op)) if names.contains(&op.as_ref()));
+        if let Some(value) = field("value") {
+            let added = Size::of(value, &mut left)?;
+            nodes += added.nodes;
+            depth = depth.max(path + added.depth);
+        }
+        if is(&["copy", "move"]) {
+            depth += path;
+        }
+        if is(&["copy"]) {
+            nodes *= 2;
+        }
+        // What is copied, tested, or stands in a set is made anew.
+        work += if is(&["copy", "test"]) { nodes } else { path + 1 };
+        within(nodes <= MAX_ITEMS && depth <= MAX_DEPTH && work <= MAX_WORK / 16, "the patch may make too much")?;
     }
     Ok(())
 }
@@ -236,32 +313,5 @@ mod tests {
         assert!(weight(&nested, MAX_TEXT) > MAX_TEXT);
         assert!(walked(&nested) > MAX_ITEMS);
         assert!(weight(&Value::from_json_str(r#"{"a": [1, "bc"]}"#).unwrap(), MAX_TEXT) < 200);
-    }
-
-    #[test]
-    fn widths_add_up() {
-        for (format, sum) in
-            [("%d", Some(0)), ("%5d|%-6.3f%%", Some(11)), ("%5000d", None), ("%*d", None), ("%.9999999999999999999999f", None)]
-        {
-            assert_eq!(widths(format), sum, "{format}");
-        }
-    }
-
-    #[test]
-    fn paths_are_counted_before_they_are_made() {
-        let graph = |nodes: u64| {
-            let all = Value::from((0..nodes).map(Value::from).collect::<Vec<_>>());
-            let mut graph = Value::new_object();
-            (0..nodes).for_each(|node| drop(graph.as_object_mut().unwrap().insert(Value::from(node), all.clone())));
-            graph
-        };
-        let start = Value::from(vec![Value::from(0_u64)]);
-        assert_eq!(paths(&[graph(5), start.clone()]), Ok(()));
-        assert!(paths(&[graph(16), start.clone()]).is_err());
-        let mut chain = Value::new_object();
-        for node in 0..10_000_u64 {
-            chain.as_object_mut().unwrap().insert(Value::from(node), Value::from(vec![Value::from(node + 1)]));
-        }
-        assert!(paths(&[chain, start]).is_err(), "the engine follows a path on its stack");
     }
 }

@@ -155,12 +155,13 @@ fn drawn(name: &'static str, args: &[Value], draw: impl FnOnce() -> Result<Value
 }
 
 fn random_integer(args: &[Value]) -> Result<Value, Fault> {
-    text_operand(args, 0)?;
+    let name = text_operand(args, 0)?;
     let bound = integer_operand(args, 1)?.unsigned_abs();
     if bound == 0 {
         return Ok(Value::from(0));
     }
-    drawn("rand.intn", args, || {
+    // A bound and its negative are one call.
+    drawn("rand.intn", &[Value::from(name), Value::from(bound)], || {
         let mut bytes = [0; 16];
         rand::fill(&mut bytes).map_err(|_| Fault::from("no random bytes"))?;
         let drawn = u128::from_le_bytes(bytes) % bound;

@@ -147,28 +147,37 @@ impl Translator<'_> {
         Ok(())
     }
 
-    /// A range `lo-hi`, or a list of characters.
+    /// A range `lo-hi`, or a list of characters. A dash behind the first character makes a range, whatever follows.
     fn class(&mut self) -> Result<(), Fault> {
         let negated = self.rest.next_if_eq(&'!').is_some();
-        let mut items = Vec::new();
-        loop {
-            match self.rest.next() {
-                Some(']') => break,
-                Some('\\') => items.push((self.rest.next().ok_or("trailing backslash")?, true)),
-                Some(other) => items.push((other, false)),
-                None => return Err("unclosed [".into()),
-            }
-        }
         self.out.push_str(if negated { "[^" } else { "[" });
-        match items.as_slice() {
-            [] => return Err("empty class".into()),
-            [(from, _), ('-', false), (to, _)] if from > to => return Err("range is out of order".into()),
-            [(from, _), ('-', false), (to, _)] => {
-                hex(*from, &mut self.out);
-                self.out.push('-');
-                hex(*to, &mut self.out);
+        let mut ahead = self.rest.clone();
+        if let (Some(from), Some('-')) = (ahead.next(), ahead.next()) {
+            self.rest = ahead;
+            let to = self.rest.next().ok_or("unclosed [")?;
+            if self.rest.next() != Some(']') {
+                return Err("a range is not closed".into());
             }
-            list => list.iter().for_each(|(letter, _)| hex(*letter, &mut self.out)),
+            if from > to {
+                return Err("range is out of order".into());
+            }
+            hex(from, &mut self.out);
+            self.out.push('-');
+            hex(to, &mut self.out);
+        } else {
+            let mut is_empty = true;
+            loop {
+                match self.rest.next() {
+                    Some(']') => break,
+                    Some('\\') => hex(self.rest.next().ok_or("trailing backslash")?, &mut self.out),
+                    Some(other) => hex(other, &mut self.out),
+                    None => return Err("unclosed [".into()),
+                }
+                is_empty = false;
+            }
+            if is_empty {
+                return Err("empty class".into());
+            }
         }
         self.out.push(']');
         Ok(())
@@ -209,10 +218,22 @@ mod tests {
             ("{a", "", "a", None),
             ("a\\", "", "a", None),
             ("[]", "", "", None),
+            ("[a-]", "", "a", None),
+            ("[ab-]", "", "-", Some(true)),
+            ("[-a]", "", "-", Some(true)),
+            ("[!a-c]", "", "d", Some(true)),
+            ("[a-cd]", "", "b", None),
+            ("[c-a]", "", "b", None),
         ] {
             let found = compile(pattern, delimiters).ok().map(|glob| glob.on(text).unwrap().is_match(text));
             assert_eq!(found, expected, "{pattern} over {text:?}");
         }
+    }
+
+    #[test]
+    fn what_is_special_only_within_something_special_is_not_quoted() {
+        let quoted = quote_meta(&[Value::from("a-b!c,d*?[x]{y}\\")]).unwrap();
+        assert_eq!(quoted, Value::from("a-b!c,d\\*\\?\\[x\\]\\{y\\}\\\\"));
     }
 
     #[test]

@@ -1,16 +1,19 @@
-//! JSON and YAML: what is valid, what is read, and schemas.
+//! JSON: what is valid, what is read, patches and schemas.
 
 use std::collections::BTreeMap;
 
 use jsonschema::{
-    ValidationError, Validator,
+    PatternOptions, ValidationError, Validator,
     error::{TypeKind, ValidationErrorKind},
 };
 use regorus::Value;
-use serde::{Serialize, Serializer, ser::Error as _};
 use serde_json::Value as Json;
 
-use super::{Builtin, Fault, bound, engine, operand, order, text_operand, within};
+use super::{
+    Builtin, Fault, MAX_TEXT,
+    bound::{self, Size},
+    engine, operand, text_operand, within,
+};
 use crate::policy::load;
 
 pub(super) const JSON: &[Builtin] = &[
@@ -21,8 +24,7 @@ pub(super) const JSON: &[Builtin] = &[
         arity: 1,
         run: |args| args.first().ok_or_else(|| operand(1, "any")).and_then(marshal).map(Value::from),
     },
-    Builtin { name: "yaml.is_valid", arity: 1, run: |args| Ok(Value::Bool(text_operand(args, 0).is_ok_and(is_yaml))) },
-    Builtin { name: "yaml.marshal", arity: 1, run: marshal_yaml },
+    Builtin { name: "json.patch", arity: 2, run: patch },
     Builtin { name: "json.match_schema", arity: 2, run: match_schema },
     Builtin { name: "json.verify_schema", arity: 1, run: verify_schema },
 ];
@@ -32,6 +34,8 @@ pub(super) const RESERVED: &str = "the text has a key that is reserved";
 
 /// Types of JSON schema.
 const TYPES: [&str; 7] = ["array", "boolean", "integer", "number", "null", "object", "string"];
+/// Largest document or schema in bytes.
+const MAX_DOCUMENT: usize = 1 << 20;
 /// Errors that are told of one document.
 const MAX_ERRORS: usize = 1_000;
 
@@ -44,19 +48,12 @@ pub(super) fn is_json(text: &str) -> bool {
     serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
 
-/// Whether all documents of the text are YAML.
-fn is_yaml(text: &str) -> bool {
-    // YAML 1.2 §6.1: a tab does not indent, which the parser lets pass in documents behind the first.
-    let indented_by_tab = text.lines().any(|line| line.trim_start_matches(' ').starts_with('\t') && !line.trim().is_empty());
-    !indented_by_tab && serde_saphyr::from_multiple::<Json>(text).is_ok()
-}
-
 fn unmarshal(args: &[Value]) -> Result<Value, Fault> {
     parse(text_operand(args, 0)?)
 }
 
 pub(super) fn parse(text: &str) -> Result<Value, Fault> {
-    exponents_are_small(text)?;
+    bound::numbers_are_short(text)?;
     // The parser would take an object with such a key for a number, and OPA has an object.
     within(load::private_key(text.as_bytes()).is_none(), RESERVED)?;
     engine("json.unmarshal", &[Value::from(text)])
@@ -76,47 +73,17 @@ pub(super) fn marshal(value: &Value) -> Result<String, Fault> {
     Ok(out)
 }
 
-/// The engine would write a number as an object with a reserved key.
-fn marshal_yaml(args: &[Value]) -> Result<Value, Fault> {
-    bound::prints(args, 0)?;
-    let value = args.first().map_or(Plain(&Value::Undefined), Plain);
-    let options = serde_saphyr::ser_options! { compact_list_indent: false };
-    serde_saphyr::to_string_with_options(&value, options).map(Value::from).map_err(|error| Fault(error.to_string()))
-}
-
-/// A value with its numbers as those of a program, for writers that do not know any others.
-struct Plain<'v>(&'v Value);
-
-impl Serialize for Plain<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Value::Null | Value::Undefined => serializer.serialize_unit(),
-            Value::Bool(flag) => serializer.serialize_bool(*flag),
-            Value::String(text) => serializer.serialize_str(text),
-            Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
-                (Some(number), ..) => serializer.serialize_i64(number),
-                (_, Some(number), _) => serializer.serialize_u64(number),
-                (.., Some(number)) => serializer.serialize_f64(number),
-                _ => Err(S::Error::custom("the number is too long")),
-            },
-            Value::Array(items) => serializer.collect_seq(items.iter().map(Plain)),
-            Value::Set(items) => serializer.collect_seq(order::sorted(items.iter()).into_iter().map(Plain)),
-            Value::Object(fields) => {
-                let key = |key: &Value| match key {
-                    Value::String(text) => text.to_string(),
-                    other => other.to_string(),
-                };
-                serializer.collect_map(fields.iter_sorted().map(|(name, value)| (key(name), Plain(value))))
-            }
-        }
-    }
-}
-
 pub(super) fn exponents_are_small(text: &str) -> Result<(), Fault> {
     match largest_exponent(text) {
         NO_NUMBER.. => Err("invalid number: number too big".into()),
         exponent => within(exponent <= MAX_EXPONENT, "the exponent of a number is too large"),
     }
+}
+
+fn patch(args: &[Value]) -> Result<Value, Fault> {
+    let Some(Value::Array(operations)) = args.get(1) else { return Err(operand(2, "array of objects")) };
+    bound::patch(args.first().unwrap_or(&Value::Undefined), operations.as_slice())?;
+    engine("json.patch", args)
 }
 
 /// The largest exponent, of either sign, of a number in the text.
@@ -147,8 +114,15 @@ fn largest_exponent(text: &str) -> u32 {
 /// A document given as itself or as its JSON text.
 fn document(args: &[Value], index: usize) -> Result<Json, Fault> {
     match args.get(index) {
-        Some(Value::String(text)) => serde_json::from_str(text).map_err(|error| Fault(format!("jsonschema: {error}"))),
-        Some(value @ Value::Object(_)) => serde_json::to_value(value).map_err(|error| Fault(format!("jsonschema: {error}"))),
+        Some(Value::String(text)) => {
+            within(text.len() <= MAX_DOCUMENT, "the document is too large")?;
+            serde_json::from_str(text).map_err(|error| Fault(format!("jsonschema: {error}")))
+        }
+        Some(value @ Value::Object(_)) => {
+            let size = Size::of(value, &mut { MAX_DOCUMENT })?;
+            within(size.bytes <= MAX_DOCUMENT, "the document is too large")?;
+            serde_json::to_value(value).map_err(|error| Fault(format!("jsonschema: {error}")))
+        }
         _ => Err(operand(index + 1, "string, object")),
     }
 }
@@ -163,7 +137,9 @@ fn schema(args: &[Value], index: usize) -> Result<Validator, Fault> {
         )),
         None => Fault(error.to_string()),
     };
-    jsonschema::validator_for(&schema).map_err(|error| wrong(&error))
+    // This engine of patterns is linear in the text, as Go's is.
+    let made = jsonschema::options().with_pattern_options(PatternOptions::regex()).build(&schema);
+    made.map_err(|error| wrong(&error))
 }
 
 /// The first `type` in a schema that is none.
@@ -189,7 +165,15 @@ fn unknown_type(schema: &Json) -> Option<&str> {
 fn match_schema(args: &[Value]) -> Result<Value, Fault> {
     let document = document(args, 0)?;
     let validator = schema(args, 1)?;
-    let errors: Vec<Value> = validator.iter_errors(&document).take(MAX_ERRORS).map(|error| told(&error)).collect();
+    let mut errors = Vec::new();
+    let mut size = 0;
+    for error in validator.iter_errors(&document).take(MAX_ERRORS) {
+        let error = told(&error);
+        // An error may quote the document.
+        size += Size::of(&error, &mut { MAX_ERRORS })?.bytes;
+        within(size <= MAX_TEXT, "the errors are too large")?;
+        errors.push(error);
+    }
     Ok(Value::from(vec![Value::Bool(errors.is_empty()), Value::from(errors)]))
 }
 

@@ -177,6 +177,8 @@ fn template_match(args: &[Value]) -> Result<Value, Fault> {
         let Some((end, _)) = end else { return Err(Fault(format!("unbalanced braces in {template:?}"))) };
         let (inner, behind) = after.split_at_checked(end).unwrap_or((after, ""));
         pattern.push_str(&regex::escape(plain));
+        // Each expression has to be one by itself: `a)|(b` is none.
+        compiled(&format!("^{inner}$"))?;
         pattern.push('(');
         pattern.push_str(inner);
         pattern.push(')');
@@ -252,6 +254,15 @@ mod tests {
             let found = compile(pattern).ok().map(|regex| regex.on(text).unwrap().is_match(text));
             assert_eq!(found, expected, "{pattern} over {text:?}");
         }
+    }
+
+    #[test]
+    fn each_part_of_a_template_is_an_expression() {
+        let call = |template: &str, text: &str| {
+            template_match(&[Value::from(template), Value::from(text), Value::from("{"), Value::from("}")]).ok()
+        };
+        assert_eq!(call("urn:{.*}:x", "urn:a:x"), Some(Value::Bool(true)));
+        assert_eq!(call("{a)|(b}", "b"), None);
     }
 
     #[test]

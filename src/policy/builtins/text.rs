@@ -6,6 +6,8 @@ use super::{Builtin, Fault, MAX_TEXT, bound, engine, integer_operand, operand, t
 
 pub(super) const TEXT: &[Builtin] = &[
     Builtin { name: "strings.count", arity: 2, run: count },
+    Builtin { name: "indexof", arity: 2, run: |args| Ok(found(args)?.next().map_or_else(|| Value::from(-1_i64), Value::from)) },
+    Builtin { name: "indexof_n", arity: 2, run: all_found },
     Builtin { name: "strings.replace_n", arity: 2, run: replace_n },
     Builtin { name: "strings.split_n", arity: 3, run: split_n },
     Builtin { name: "uuid.parse", arity: 1, run: parse_uuid },
@@ -15,6 +17,31 @@ pub(super) const TEXT: &[Builtin] = &[
 fn count(args: &[Value]) -> Result<Value, Fault> {
     let (text, part) = (text_operand(args, 0)?, text_operand(args, 1)?);
     Ok(Value::from(if part.is_empty() { text.chars().count() + 1 } else { text.matches(part).count() }))
+}
+
+/// The places, in characters, where a part of a text begins; they may overlap.
+fn found<'v>(args: &'v [Value]) -> Result<impl Iterator<Item = usize> + 'v, Fault> {
+    let (text, part) = (text_operand(args, 0)?, text_operand(args, 1)?);
+    let Some(first) = part.chars().next() else { return Err("empty search character".into()) };
+    let (mut characters, mut from) = (0, 0);
+    Ok(std::iter::from_fn(move || {
+        let at = from + text.get(from..)?.find(part)?;
+        characters += text.get(from..at)?.chars().count();
+        from = at + first.len_utf8();
+        characters += 1;
+        Some(characters - 1)
+    }))
+}
+
+fn all_found(args: &[Value]) -> Result<Value, Fault> {
+    let mut places = Vec::new();
+    let length = text_operand(args, 1)?.len();
+    for place in found(args)? {
+        places.push(Value::from(place));
+        // Places may overlap, and each search reads the part anew.
+        within(places.len().saturating_mul(length) <= bound::MAX_WORK / 16, "the part is found too often")?;
+    }
+    Ok(Value::from(places))
 }
 
 /// One pass from left to right, as Go's `strings.Replacer` has it: at each place the first pattern (in order of the keys)
@@ -30,6 +57,8 @@ fn replace_n(args: &[Value]) -> Result<Value, Fault> {
         pairs.push((pattern.as_ref(), new.as_ref()));
     }
     pairs.sort_unstable();
+    let letters = pairs.iter().map(|(pattern, _)| pattern.len() + 1).sum::<usize>();
+    within(text.len().saturating_mul(letters) <= bound::MAX_WORK, "too many patterns for so long a text")?;
     let (mut out, mut rest, mut was_empty) = (String::with_capacity(text.len()), text, false);
     loop {
         // The empty pattern fits everywhere, once.

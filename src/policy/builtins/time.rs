@@ -2,7 +2,7 @@
 
 use regorus::Value;
 
-use super::{Builtin, Fault, context, engine, text_operand};
+use super::{Builtin, Fault, bound::MAX_LAYOUT, context, engine, text_operand, within};
 
 pub(super) const TIME: &[Builtin] = &[
     Builtin { name: "time.parse_duration_ns", arity: 1, run: parse_duration },
@@ -66,8 +66,11 @@ fn parse_duration(args: &[Value]) -> Result<Value, Fault> {
 
 /// The engine cuts the layout between bytes and panics inside a character.
 fn parse(args: &[Value]) -> Result<Value, Fault> {
-    if !text_operand(args, 0)?.is_ascii() || !text_operand(args, 1)?.is_ascii() {
-        return Err("the layout must be ASCII".into());
+    let (layout, text) = (text_operand(args, 0)?, text_operand(args, 1)?);
+    within(layout.is_ascii(), "a layout that is not ASCII is not supported")?;
+    within(layout.len() <= MAX_LAYOUT, "the layout is too long")?;
+    if !text.is_ascii() || text.len() > MAX_LAYOUT {
+        return Err("the text is none of the layout".into());
     }
     engine("time.parse_ns", args)
 }

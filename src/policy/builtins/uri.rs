@@ -8,23 +8,8 @@ use serde_json::{Value as Json, json};
 
 use super::{Builtin, Fault, text_operand};
 
-pub(super) const URI: &[Builtin] = &[
-    Builtin { name: "uri.parse", arity: 1, run: parse },
-    Builtin { name: "uri.is_valid", arity: 1, run: is_valid },
-    Builtin { name: "urlquery.decode", arity: 1, run: query_decode },
-];
-
-/// One text of a query, whatever is in it; the engine takes it for a list of keys and values.
-fn query_decode(args: &[Value]) -> Result<Value, Fault> {
-    let text = text_operand(args, 0)?;
-    let is_hex = |digits: &str| digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if let Some(wrong) = text.split('%').skip(1).find(|rest| !rest.get(..2).is_some_and(is_hex)) {
-        return Err(Fault(format!("invalid URL escape \"%{}\"", wrong.chars().take(2).collect::<String>())));
-    }
-    let spaced = text.replace('+', " ");
-    let decoded = percent_decode_str(&spaced).decode_utf8().map_err(|_| Fault::from("what is decoded is no UTF-8"))?;
-    Ok(Value::from(decoded.as_ref()))
-}
+pub(super) const URI: &[Builtin] =
+    &[Builtin { name: "uri.parse", arity: 1, run: parse }, Builtin { name: "uri.is_valid", arity: 1, run: is_valid }];
 
 fn is_valid(args: &[Value]) -> Result<Value, Fault> {
     Ok(Value::Bool(text_operand(args, 0).is_ok_and(|text| !text.is_empty() && read(text).is_ok())))
@@ -227,8 +212,8 @@ fn unescape(text: &str) -> Result<String, String> {
         }
         rest = escape.get(2..).unwrap_or_default();
     }
-    // Bytes that are no text cannot be shown as Go would, which keeps them.
-    percent_decode_str(text).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| "invalid UTF-8".to_owned())
+    // Go keeps bytes that are no text, and shows them as this does.
+    Ok(percent_decode_str(text).decode_utf8_lossy().into_owned())
 }
 
 /// As Go escapes a path.
@@ -242,4 +227,18 @@ fn escape(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_are_valid() {
+        assert_eq!(is_valid(&[Value::from("http://a/%ff")]), Ok(Value::Bool(true)));
+        assert_eq!(is_valid(&[Value::from("http://a/%f")]), Ok(Value::Bool(false)));
+        let parts = parse(&[Value::from("http://a/%ff")]).unwrap();
+        assert_eq!(parts["path"], Value::from("/\u{fffd}"));
+        assert_eq!(parts["raw_path"], Value::from("/%ff"));
+    }
 }

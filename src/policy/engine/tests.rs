@@ -145,7 +145,6 @@ fn builtins_that_are_bounded_answer_as_ever() {
         ("object.subset({\"a\": 1}, {\"b\": 1})", Some("false")),
         ("object.subset(1, 1)", None),
         ("time.parse_ns(\"2006-01-02\", \"1970-01-02\")", Some("86400000000000")),
-        ("time.parse_ns(\"ä\", \"ä\")", None),
     ] {
         let found = evaluate(&format!("allow := {expression}"), "{}").unwrap().map(|value| value.to_string());
         assert_eq!(found.as_deref(), answer, "{expression}");
@@ -164,12 +163,12 @@ fn a_limit_ends_the_evaluation() {
         ("net.cidr_expand(\"10.0.0.0/6\")", "net.cidr_expand"),
         ("net.cidr_expand(\"fe80::/64\")", "net.cidr_expand"),
         ("bits.lsh(1, 4000000000)", "bits.lsh"),
-        ("sprintf(\"%1000000000d\", [1])", "sprintf"),
-        ("sprintf(\"%.1000000000f\", [1.5])", "sprintf"),
+        ("sprintf(\"%9000000d%9000000d\", [1, 2])", "sprintf"),
         ("units.parse(\"1e999999\")", "units.parse"),
         ("json.unmarshal(\"1e20000\")", "json.unmarshal"),
         ("regex.is_valid(\"((a{1,1000}){1,1000}){1,1000}\")", "regex.is_valid"),
         ("replace(s, \"a\", s)", "replace"),
+        ("time.parse_ns(\"ä\", \"ä\")", "time.parse_ns"),
     ] {
         for rule in [
             format!("allow if {{ input.go; input.y == {expression} }}"),

@@ -143,13 +143,17 @@ pub(in crate::policy) fn has_private_key(yaml: &str) -> bool {
 pub(super) fn parse_yaml(file: &File) -> Result<Value, Problem> {
     let wrong = |line, text| Problem { line, ..Problem::of_file(Code::Parse, &file.label, text) };
     let text = std::str::from_utf8(&file.bytes).map_err(|_| wrong(0, "is not UTF-8; save it as UTF-8".to_owned()))?;
-    let Yaml(value) =
-        serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true }).map_err(|error| {
-            let error = error.without_snippet();
-            let line = error.location().map_or(0, |location| u32::try_from(location.line()).unwrap_or(0));
-            let text = error.to_string();
-            wrong(line, format!("is no YAML: {}", text.lines().next().unwrap_or_default().trim_start_matches("error: ")))
-        })?;
+    read_yaml(text).map_err(|error| {
+        let error = error.without_snippet();
+        let line = error.location().map_or(0, |location| u32::try_from(location.line()).unwrap_or(0));
+        let text = error.to_string();
+        wrong(line, format!("is no YAML: {}", text.lines().next().unwrap_or_default().trim_start_matches("error: ")))
+    })
+}
+
+/// Text as OPA reads YAML.
+pub(in crate::policy) fn read_yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
+    let Yaml(value) = serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })?;
     Ok(value)
 }
 

@@ -48,7 +48,12 @@ impl<'a> Rewriter<'a> {
                     text
                 }
             },
-            Expr::Number { span, .. } | Expr::Bool { span, .. } | Expr::Null { span, .. } => self.sync(span) + span.text(),
+            Expr::Number { span, .. } => {
+                let fraction = whole_fraction(span.text());
+                self.changes += u32::from(fraction.is_some());
+                self.sync(span) + fraction.as_deref().unwrap_or(span.text())
+            }
+            Expr::Bool { span, .. } | Expr::Null { span, .. } => self.sync(span) + span.text(),
             Expr::Var { span, .. } => {
                 let lines = self.sync(span);
                 lines + &self.name(span.text())
@@ -211,4 +216,12 @@ pub(super) const fn assignment(op: &AssignOp) -> &'static str {
         AssignOp::Eq => "=",
         AssignOp::ColEq => ":=",
     }
+}
+
+/// `1e2` as `100.0`: the engine takes it for an integer, and OPA for none, which `sprintf` shows.
+fn whole_fraction(number: &str) -> Option<String> {
+    /// Beyond it not every whole number is one of a float.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let value: f64 = number.contains(['e', 'E']).then(|| number.parse().ok())??;
+    (value.abs() <= EXACT && value.fract() == 0.0).then(|| format!("{value:.1}"))
 }
