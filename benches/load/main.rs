@@ -11,6 +11,7 @@ mod plan;
 mod policy;
 mod report;
 mod server;
+mod token;
 mod traffic;
 
 use std::{

@@ -20,6 +20,7 @@ use crate::{
     policy::Policy,
     report::{Paced, Report, Row},
     server::{Server, free_address},
+    token::Signer,
     traffic::{self, CALLED, CALLER, Call, TRUST_DOMAIN},
 };
 
@@ -70,13 +71,15 @@ pub(crate) async fn run(binaries: &Binaries, policies: &[Policy], extent: &Exten
     let mesh = Mesh::new(TRUST_DOMAIN)?;
     mesh.write_bundle(&folder.path().join("bundle.pem"))?;
     let caller = mesh.issue(CALLER, None)?;
-    // Tasks of all rounds read them, until the process ends.
-    let calls: &'static [Call] = traffic::calls(&mesh, &caller)?.leak();
+    let signer = Signer::new()?;
+    signer.write_keys(&folder.path().join("keys.json"))?;
     let mut report = Report::default();
     for policy in policies {
+        // Tasks of all rounds read them, until the process ends.
+        let calls: &'static [Call] = traffic::calls(&mesh, &caller, &signer, policy.tokens())?.leak();
         let stage = Stage::start(binaries, *policy, folder.path(), calls, extent).await?;
         stage.over_sockets(&mut report).await?;
-        if let Some(binary) = &binaries.envoy {
+        if let Some(binary) = binaries.envoy.as_ref().filter(|_| policy.tokens() == 0) {
             stage.through_envoy(binary, &mesh, &caller, &mut report).await?;
         }
         let Ledger { written, lost } = Ledger::read(stage.operations).await?;
@@ -145,7 +148,7 @@ impl<'a> Stage<'a> {
         fs::create_dir(own.join("records")).context("make a folder for records")?;
         let operations = free_address()?;
         let config = own.join("doorward.yaml");
-        fs::write(&config, configuration(&doorward_socket, operations)).context("write doorward's configuration")?;
+        fs::write(&config, configuration(policy, &doorward_socket, operations)).context("write doorward's configuration")?;
         let mut floor = Server::start(Command::new(&binaries.floor).arg("--socket").arg(&floor_socket), &own.join("floor.log"))?;
         let mut doorward =
             Server::start(Command::new(&binaries.doorward).arg("serve").arg("--config").arg(&config), &own.join("doorward.log"))?;
@@ -302,15 +305,16 @@ async fn ready(server: &mut Server, calls: &[Call], connect: impl AsyncFn() -> a
 }
 
 /// Identity is proved by the chain, and each decision leaves a record: what a mesh would run.
-fn configuration(socket: &Path, operations: SocketAddr) -> String {
+fn configuration(policy: Policy, socket: &Path, operations: SocketAddr) -> String {
     format!(
         "version: 1\n\
-         listeners:\n- address: unix://{}\n  peer: {{trust: sidecar}}\n\
+         listeners:\n- address: unix://{}\n{}\
          trust: {{domains: {{{TRUST_DOMAIN}: {{bundle: ../bundle.pem}}}}}}\n\
          policy: {{bundles: [{{path: policy}}]}}\n\
          records: {{sink: {{file: {{path: records/decisions.jsonl, keep: 1}}}}}}\n\
          operations: {{address: '{operations}'}}\n",
-        socket.display()
+        socket.display(),
+        policy.identity()
     )
 }
 

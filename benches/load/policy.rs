@@ -1,11 +1,14 @@
-//! The four policies: their Rego, and the data or rules that are too many to write by hand.
+//! What is measured: four policies, and the first of them with more or fewer credentials; their Rego, and the data or rules that are too many to write by hand.
 
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
-use crate::traffic::CALLER;
+use crate::{
+    token::{AUDIENCE, ISSUER},
+    traffic::CALLER,
+};
 
 /// A policy to measure, by the name it has in the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -22,10 +25,20 @@ pub(crate) enum Policy {
     /// The same as regular expressions.
     #[value(name = "regex50")]
     Regex50,
+    /// The ten rules, the caller believed to be whom Envoy names; the token in the call is not looked at.
+    #[value(name = "rbac10-named")]
+    Named,
+    /// The same calls: the caller proved by its certificate, the token verified, both of them before.
+    #[value(name = "rbac10-token")]
+    Token,
+    /// The same with a token in each call that was not seen before.
+    #[value(name = "rbac10-new-tokens")]
+    NewTokens,
 }
 
 impl Policy {
-    pub(crate) const ALL: [Self; 4] = [Self::Rbac10, Self::Lookup1000, Self::Glob50, Self::Regex50];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Rbac10, Self::Lookup1000, Self::Glob50, Self::Regex50, Self::Named, Self::Token, Self::NewTokens];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -33,13 +46,36 @@ impl Policy {
             Self::Lookup1000 => "lookup1000",
             Self::Glob50 => "glob50",
             Self::Regex50 => "regex50",
+            Self::Named => "rbac10-named",
+            Self::Token => "rbac10-token",
+            Self::NewTokens => "rbac10-new-tokens",
+        }
+    }
+
+    /// How many tokens the calls take turns with.
+    pub(crate) const fn tokens(self) -> usize {
+        match self {
+            Self::Rbac10 | Self::Lookup1000 | Self::Glob50 | Self::Regex50 => 0,
+            Self::Named | Self::Token => 1,
+            // More than doorward remembers, so that each has been forgotten when its turn comes again.
+            Self::NewTokens => 30_000,
+        }
+    }
+
+    /// Lines of doorward's configuration: who vouches for the caller, and whose tokens are taken.
+    pub(crate) fn identity(self) -> String {
+        let issuer = format!("{{issuer: '{ISSUER}', kind: access_token, audiences: [{AUDIENCE}], keys: {{file: ../keys.json}}}}");
+        match self {
+            Self::Named => "  peer: {trust: principal}\n".to_owned(),
+            Self::Token | Self::NewTokens => format!("  peer: {{trust: sidecar}}\ntokens: {{issuers: [{issuer}]}}\n"),
+            Self::Rbac10 | Self::Lookup1000 | Self::Glob50 | Self::Regex50 => "  peer: {trust: sidecar}\n".to_owned(),
         }
     }
 
     /// Writes the policy and its data into `folder`.
     pub(crate) fn write(self, folder: &Path) -> anyhow::Result<()> {
         let rego = match self {
-            Self::Rbac10 => include_str!("../policies/rbac10.rego").to_owned(),
+            Self::Rbac10 | Self::Named | Self::Token | Self::NewTokens => include_str!("../policies/rbac10.rego").to_owned(),
             Self::Lookup1000 => include_str!("../policies/lookup1000.rego").to_owned(),
             Self::Glob50 => globs(),
             Self::Regex50 => regexes(),

@@ -17,7 +17,10 @@ use envoy_types::pb::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use prost::Message;
 
-use crate::mesh::{Mesh, Svid};
+use crate::{
+    mesh::{Mesh, Svid},
+    token::Signer,
+};
 
 pub(crate) const TRUST_DOMAIN: &str = "bench.example";
 /// May read and write orders under each of the policies.
@@ -49,9 +52,10 @@ pub(crate) struct Call {
 
 /// Calls that all differ in path and request id. The denied ones ask for a forbidden path; half of them come from the
 /// stranger, when they are asked as Checks.
-pub(crate) fn calls(mesh: &Mesh, caller: &Svid) -> anyhow::Result<Vec<Call>> {
+/// `tokens` is how many they take turns with.
+pub(crate) fn calls(mesh: &Mesh, caller: &Svid, signer: &Signer, tokens: usize) -> anyhow::Result<Vec<Call>> {
     let stranger = mesh.issue(STRANGER, None)?;
-    let calls = (0..CALLS).map(|number| {
+    let calls = (0..CALLS.max(tokens)).map(|number| {
         let allowed = !number.is_multiple_of(DENIED_EACH);
         let method = if number.is_multiple_of(3) { "POST" } else { "GET" };
         let path = if allowed {
@@ -60,11 +64,14 @@ pub(crate) fn calls(mesh: &Mesh, caller: &Svid) -> anyhow::Result<Vec<Call>> {
             format!("/internal/orders/{}/dump?format=csv&limit=1000", 471_100 + number)
         };
         let (id, svid) = if number.is_multiple_of(2 * DENIED_EACH) { (STRANGER, &stranger) } else { (CALLER, caller) };
-        let headers = headers(number);
+        let mut headers = headers(number);
+        if tokens > 0 && id == CALLER {
+            headers.push(("authorization", format!("Bearer {}", signer.token(CALLER, number % tokens)?)));
+        }
         let check = frame(&check(number, method, &path, &headers, id, svid));
-        Call { method, path, headers, allowed, check }
+        Ok(Call { method, path, headers, allowed, check })
     });
-    Ok(calls.collect())
+    calls.collect()
 }
 
 fn headers(number: usize) -> Vec<(&'static str, String)> {
