@@ -119,16 +119,19 @@ pub struct Listener {
     pub skip_body_parse: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Placement {
     /// In front of the workload that is called.
     #[default]
+    #[value(help = "In front of the workload that is called")]
     Inbound,
     /// At the edge, for many workloads.
+    #[value(help = "At the edge, for many workloads")]
     Gateway,
     /// On the way out of the workload that this Envoy belongs to: it is the caller, whoever the certificate in a request
     /// speaks of. Who it is stands under `trust.self`.
+    #[value(help = "Beside the workload that calls")]
     Egress,
 }
 

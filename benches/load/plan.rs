@@ -20,7 +20,7 @@ use crate::{
     policy::Policy,
     report::{Paced, Report, Row},
     server::{Server, free_address},
-    token::Signer,
+    token::{self, Signer},
     traffic::{self, CALLED, CALLER, Call, TRUST_DOMAIN},
 };
 
@@ -47,7 +47,7 @@ pub(crate) struct Extent {
 impl Extent {
     pub(crate) const fn whole() -> Self {
         Self {
-            policies: &Policy::ALL,
+            policies: &token::EVERY,
             in_flight: &[1, 8, 64],
             rounds: 3,
             warm_up: Duration::from_millis(300),

@@ -5,10 +5,7 @@ use std::{fmt::Write as _, fs, path::Path};
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
-use crate::{
-    token::{AUDIENCE, ISSUER},
-    traffic::CALLER,
-};
+use crate::traffic::CALLER;
 
 /// A policy to measure, by the name it has in the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -37,9 +34,6 @@ pub(crate) enum Policy {
 }
 
 impl Policy {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Rbac10, Self::Lookup1000, Self::Glob50, Self::Regex50, Self::Named, Self::Token, Self::NewTokens];
-
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Rbac10 => "rbac10",
@@ -49,26 +43,6 @@ impl Policy {
             Self::Named => "rbac10-named",
             Self::Token => "rbac10-token",
             Self::NewTokens => "rbac10-new-tokens",
-        }
-    }
-
-    /// How many tokens the calls take turns with.
-    pub(crate) const fn tokens(self) -> usize {
-        match self {
-            Self::Rbac10 | Self::Lookup1000 | Self::Glob50 | Self::Regex50 => 0,
-            Self::Named | Self::Token => 1,
-            // More than doorward remembers, so that each has been forgotten when its turn comes again.
-            Self::NewTokens => 30_000,
-        }
-    }
-
-    /// Lines of doorward's configuration: who vouches for the caller, and whose tokens are taken.
-    pub(crate) fn identity(self) -> String {
-        let issuer = format!("{{issuer: '{ISSUER}', kind: access_token, audiences: [{AUDIENCE}], keys: {{file: ../keys.json}}}}");
-        match self {
-            Self::Named => "  peer: {trust: principal}\n".to_owned(),
-            Self::Token | Self::NewTokens => format!("  peer: {{trust: sidecar}}\ntokens: {{issuers: [{issuer}]}}\n"),
-            Self::Rbac10 | Self::Lookup1000 | Self::Glob50 | Self::Regex50 => "  peer: {trust: sidecar}\n".to_owned(),
         }
     }
 

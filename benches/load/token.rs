@@ -1,4 +1,4 @@
-//! Access tokens for the calls, and the key set that verifies them.
+//! Access tokens for the calls, the key set that verifies them, and which of the policies are measured with them.
 
 use std::{fs, path::Path, time::SystemTime};
 
@@ -8,8 +8,37 @@ use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 
-pub(crate) const ISSUER: &str = "https://issuer.bench.example";
-pub(crate) const AUDIENCE: &str = "orders";
+use crate::policy::Policy;
+
+/// Whose tokens are taken, and who we are to it.
+const ISSUER: &str = "https://issuer.bench.example";
+const AUDIENCE: &str = "orders";
+
+/// Every policy, and the ten rules with more or fewer credentials.
+pub(crate) const EVERY: [Policy; 7] =
+    [Policy::Rbac10, Policy::Lookup1000, Policy::Glob50, Policy::Regex50, Policy::Named, Policy::Token, Policy::NewTokens];
+
+impl Policy {
+    /// How many tokens the calls take turns with.
+    pub(crate) const fn tokens(self) -> usize {
+        match self {
+            Self::Rbac10 | Self::Lookup1000 | Self::Glob50 | Self::Regex50 => 0,
+            Self::Named | Self::Token => 1,
+            // More than doorward remembers, so that each has been forgotten when its turn comes again.
+            Self::NewTokens => 30_000,
+        }
+    }
+
+    /// Lines of doorward's configuration: who vouches for the caller, and whose tokens are taken.
+    pub(crate) fn identity(self) -> String {
+        let issuer = format!("{{issuer: '{ISSUER}', kind: access_token, audiences: [{AUDIENCE}], keys: {{file: ../keys.json}}}}");
+        match self {
+            Self::Named => "  peer: {trust: principal}\n".to_owned(),
+            Self::Token | Self::NewTokens => format!("  peer: {{trust: sidecar}}\ntokens: {{issuers: [{issuer}]}}\n"),
+            Self::Rbac10 | Self::Lookup1000 | Self::Glob50 | Self::Regex50 => "  peer: {trust: sidecar}\n".to_owned(),
+        }
+    }
+}
 
 pub(crate) struct Signer {
     pair: KeyPair,

@@ -6,8 +6,8 @@ use spiffe::TrustDomain;
 
 use super::{Exit, complain, print};
 use crate::{
-    config::{Size, Span},
-    wiring::generate::{self, Certificates, Placement, Plan, Upstream},
+    config::{Placement, Size, Span},
+    wiring::generate::{self, Certificates, Plan, Upstream},
 };
 
 #[derive(Debug, clap::Subcommand)]

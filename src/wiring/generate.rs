@@ -6,7 +6,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use spiffe::TrustDomain;
 
-use crate::config::{Size, Span};
+use crate::config::{Placement, Size, Span};
 
 /// What is to be printed.
 #[derive(Debug, Clone)]
@@ -34,17 +34,6 @@ pub struct Plan {
     pub probe: Option<u16>,
     /// Prefixes of paths whose bodies are streams.
     pub streams: Vec<String>,
-}
-
-/// Where this Envoy sits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Placement {
-    /// In front of the workload that is called
-    Inbound,
-    /// Beside the workload that calls
-    Egress,
-    /// At the edge, for many workloads
-    Gateway,
 }
 
 /// `host:port` of what is behind Envoy.
@@ -129,7 +118,7 @@ fn listeners(plan: &Plan) -> String {
     let listener = fill(
         include_str!("generate/listener.yaml"),
         &[
-            ("PLACEMENT", plan.placement.to_string()),
+            ("PLACEMENT", plan.placement.as_str().to_owned()),
             ("HOST", scalar(&plan.listen.ip().to_string())),
             ("PORT", plan.listen.port().to_string()),
             ("DIRECTION", if outbound { "OUTBOUND" } else { "INBOUND" }.to_owned()),
@@ -321,16 +310,6 @@ fn scalar(text: &str) -> String {
     let plain = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
     if plain { text.to_owned() } else { serde_json::Value::from(text).to_string() }
-}
-
-impl fmt::Display for Placement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Inbound => "inbound",
-            Self::Egress => "egress",
-            Self::Gateway => "gateway",
-        })
-    }
 }
 
 impl fmt::Display for Upstream {

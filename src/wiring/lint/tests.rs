@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use super::*;
-use crate::wiring::generate::{self, Certificates, Placement, Plan};
+use crate::{
+    config::Placement,
+    wiring::generate::{self, Certificates, Plan},
+};
 
 fn plan() -> Plan {
     Plan {
