@@ -22,12 +22,14 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::harness::{
-    ca::{Ca, Leaf},
+    ca::{Ca, Leaf, uri},
     check::{Answer, Check},
     doorward::{Doorward, Setup},
     eventually, opa,
+    workload_api::WorkloadApi,
 };
 
+const OWN: &str = "spiffe://bundles.test/doorward";
 const SECRET: &str = "a secret of thirty-two bytes ...";
 
 /// What the server answers, and what it was asked.
@@ -50,7 +52,11 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let ca = Ca::new("bundles.test");
         fs::write(folder.path().join("ca.pem"), &ca.pem).unwrap();
-        ca.svid("spiffe://bundles.test/doorward").write(folder.path(), "client");
+        let client = ca.leaf(|params| {
+            params.subject_alt_names = vec![uri(OWN)];
+            params.is_ca = rcgen::IsCa::ExplicitNoCa;
+        });
+        client.write(folder.path(), "client");
         let leaf = ca.leaf(|params| {
             params.subject_alt_names = vec![rcgen::SanType::IpAddress([127, 0, 0, 1].into())];
         });
@@ -185,6 +191,33 @@ fn tamper(bundle: &[u8], change: impl FnOnce(&mut Vec<(String, Vec<u8>)>)) -> Ve
 
 async fn code(doorward: &Doorward) -> i32 {
     Answer::read(doorward.check(Check::http("GET", "/").0).await.unwrap()).code
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_svid_of_the_workload_api_opens_the_server() {
+    let Some(opa) = opa() else { return };
+    let server = Server::start().await;
+    server.offer(build(&opa, true, "1", &[]));
+    let api = WorkloadApi::start(&server.path("api.sock"));
+    let policy = format!(
+        "  bundles: [{{name: main, url: \"https://{}/b.tar.gz\", ca: {}, tls: workload_api, poll: {{min: 50ms, max: 100ms}}}}]\n",
+        server.address,
+        server.path("ca.pem").display()
+    );
+    let top = format!("trust: {{{}, self: {{workload_api: true}}}}\n", api.line());
+    let setup = Setup { policy_lines: &policy, listener: "  peer: {trust: certificate}\n", top: &top, ..Setup::default() };
+    let doorward = Doorward::start(&setup);
+    eventually("the wait for our SVID", || doorward.log().contains("no SVID yet").then_some(()));
+    assert_eq!(server.requests(), [""; 0], "without a certificate nothing is asked");
+    let read = |name: &str| fs::read_to_string(server.path(name)).unwrap();
+    api.say(|said| {
+        let der = CertificateDer::from_pem_slice(read("ca.pem").as_bytes()).unwrap();
+        said.bundles.insert("bundles.test".to_owned(), der.to_vec());
+        said.svid(OWN, &Leaf { certificate: read("client.pem"), key: read("client.key") });
+    });
+    doorward.wait_ready();
+    assert_eq!(code(&doorward).await, 0);
+    assert_eq!(doorward.readyz()["trust"]["self"], OWN);
 }
 
 #[tokio::test(flavor = "multi_thread")]
