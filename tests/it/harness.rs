@@ -7,7 +7,10 @@ pub mod client;
 pub mod doorward;
 pub mod envoy;
 pub mod issuer;
+pub mod oidc_provider;
 pub mod openbao;
+pub mod program;
+pub mod toxiproxy;
 pub mod upstream;
 pub mod workload_api;
 
@@ -38,20 +41,22 @@ pub fn peer(name: &str, relative: &str) -> Option<PathBuf> {
     let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join(".peers/venv/lib");
     let pythons = std::fs::read_dir(libraries).into_iter().flatten().flatten();
     let found = pythons.map(|python| python.path().join("site-packages").join(relative)).find(|path| path.exists());
-    if found.is_none() {
-        assert!(std::env::var_os("REQUIRE_PEERS").is_none(), "{name} is not installed: run `bash tests/peers.sh all`");
-        eprintln!("SKIPPED: {name} is not installed; run `bash tests/peers.sh all`");
-    }
-    found
+    found.or_else(|| absent(name))
+}
+
+/// The same for what is no wheel, `relative` to the folder of all peers.
+pub fn peer_at(name: &str, relative: &str) -> Option<PathBuf> {
+    let peers = std::env::var_os("PEERS_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".peers"), PathBuf::from);
+    Some(peers.join(relative)).filter(|path| path.exists()).or_else(|| absent(name))
+}
+
+fn absent(name: &str) -> Option<PathBuf> {
+    assert!(std::env::var_os("REQUIRE_PEERS").is_none(), "{name} is not installed: run `bash tests/peers.sh all`");
+    eprintln!("SKIPPED: {name} is not installed; run `bash tests/peers.sh all`");
+    None
 }
 
 /// The real opa; none, with a loud word, when it is absent and may be.
 pub fn opa() -> Option<PathBuf> {
-    let peers = std::env::var_os("PEERS_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".peers"), PathBuf::from);
-    let found = Some(peers.join("bin/opa")).filter(|path| path.exists());
-    if found.is_none() {
-        assert!(std::env::var_os("REQUIRE_PEERS").is_none(), "opa is not installed: run `bash tests/peers.sh all`");
-        eprintln!("SKIPPED: opa is not installed; run `bash tests/peers.sh all`");
-    }
-    found
+    peer_at("opa", "bin/opa")
 }

@@ -18,6 +18,7 @@ mod attacks;
 mod cases;
 mod process;
 mod real_envoy;
+mod real_issuers;
 mod real_opa_bundles;
 mod real_opa_uploads;
 mod real_telemetry;

@@ -41,14 +41,31 @@ impl Signer {
 
     /// A token of type `kind` with these claims, besides a minute of life from now.
     pub fn sign(&self, kind: &str, claims: &Value) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let mut all = json!({"iat": now, "exp": now + 60, "jti": uuid()});
+        let mut all = json!({"iat": now(), "exp": now() + 60, "jti": uuid()});
         all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        self.signed(&json!({"alg": "ES256", "kid": self.id, "typ": kind}), &all)
+    }
+
+    /// A proof that whoever makes the request has this key, and `token` if it sends one (RFC 9449 §4.2).
+    pub fn proof(&self, method: &str, address: &str, token: Option<&str>) -> String {
+        let mut claims = json!({"iat": now(), "jti": uuid(), "htm": method, "htu": address});
+        if let Some(token) = token {
+            let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+            claims["ath"] = json!(BASE64_URL_SAFE_NO_PAD.encode(hash));
+        }
+        self.signed(&json!({"alg": "ES256", "typ": "dpop+jwt", "jwk": self.jwk()}), &claims)
+    }
+
+    fn signed(&self, header: &Value, claims: &Value) -> String {
         let encode = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-        let signed = format!("{}.{}", encode(&json!({"alg": "ES256", "kid": self.id, "typ": kind})), encode(&all));
+        let signed = format!("{}.{}", encode(header), encode(claims));
         let key = EncodingKey::from_ec_der(&self.pair.serialize_der());
         format!("{signed}.{}", crypto::sign(signed.as_bytes(), &key, Algorithm::ES256).unwrap())
     }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 fn uuid() -> String {

