@@ -32,6 +32,22 @@ use super::{
 /// Imports that change what the language means, in ways the engine does not know.
 const EXPERIMENTAL: [&str; 4] = ["future.keywords.not", "future.keywords.and", "future.keywords.or", "rego.v2"];
 
+/// Functions of OPA's that are not carried out, by how their names begin, with the reason and what to do instead.
+const NOT_CARRIED_OUT: [(&str, &str); 3] = [
+    (
+        "rego.parse_module",
+        "needs a second reader of Rego in each call; parse the module in the build, and put what is asked of it into the data",
+    ),
+    (
+        "rego.metadata.",
+        "reads annotations, which are comments to the engine; write what it would give as a rule or into the data",
+    ),
+    (
+        "graphql.",
+        "needs a reader of GraphQL; allow known operations by the digest of their text, or leave the query to the service",
+    ),
+];
+
 /// Where the functions stand that the rewrite puts in the place of operators.
 const OURS: &str = "internal";
 
@@ -249,6 +265,9 @@ fn check_builtin(function: &Expr, name: &str, mocks: &Mocks) -> Option<Problem> 
         }
         let text = format!("`{name}` would make calls wait for the network; put what it fetches into the data instead");
         return Some(problem_at(Code::IoBuiltin, function.span(), text));
+    }
+    if let Some((_, reason)) = NOT_CARRIED_OUT.iter().find(|(begins, _)| name.starts_with(begins)) {
+        return Some(problem_at(Code::UnsupportedFunction, function.span(), format!("`{name}` {reason}")));
     }
     let known = name == "print" || builtins::arity(name).is_some();
     (!known).then(|| unknown_function(function, name))

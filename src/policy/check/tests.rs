@@ -20,7 +20,7 @@ fn found(rego: &str, data: &Value) -> Vec<(Code, u32)> {
 
 #[test]
 fn dangerous_policies_are_refused() {
-    use Code::{DefaultReference, FunctionMock, IoBuiltin, NoDecision, Recursion, TooDeep, UnknownFunction};
+    use Code::{DefaultReference, FunctionMock, IoBuiltin, NoDecision, Recursion, TooDeep, UnknownFunction, UnsupportedFunction};
     let chain = |length: usize| {
         let links = (0..length).map(|n| format!("r{n} := r{}", n + 1)).collect::<Vec<_>>().join("\n");
         format!("{links}\nr{length} := 1\nallow if r0 == 1")
@@ -42,6 +42,10 @@ fn dangerous_policies_are_refused() {
         ("p := 1\n\nallow if { nosuch(1) }", UnknownFunction, 5),
         ("allow if { strings.nosuch(1) }", UnknownFunction, 3),
         ("allow if { data.other.f(1) }", UnknownFunction, 3),
+        ("allow if { rego.parse_module(\"x.rego\", \"package x\") }", UnsupportedFunction, 3),
+        ("allow if { rego.metadata.rule() }", UnsupportedFunction, 3),
+        ("p := 1\n\nallow if { graphql.is_valid(\"\", \"\") }", UnsupportedFunction, 5),
+        ("allow if { graphqlite.x(1) }", UnknownFunction, 3),
         ("allow if { count([1]) == 1 with count as 1 }", FunctionMock, 3),
         ("f(x) := x\nallow if { f(1) with f as 1 }", FunctionMock, 4),
         ("default p[\"x\"] := 1", DefaultReference, 3),

@@ -114,6 +114,9 @@ codes! {
     /// A function that neither the engine nor the policy set has.
     UnknownFunction => "unknown_function", Error, "refuses it: rego_type_error, undefined function",
         "the rule would fail only when it runs", "define the function, import its package, or do without it";
+    /// A function of OPA's that is not carried out here.
+    UnsupportedFunction => "unsupported_function", Error, "carries it out", "the rule would fail only when it runs",
+        "work out what the call gives where the policy or its data are built, or with `opa eval` in a build step";
     /// A call with too few or too many arguments.
     Arity => "arity", Error, "refuses it: rego_type_error, arity mismatch", "the rule would fail only when it runs",
         "pass as many arguments as the function takes";
