@@ -5,13 +5,40 @@ use regorus::Value;
 use super::{Builtin, Fault, MAX_TEXT, bound, engine, integer_operand, operand, text_operand, within};
 
 pub(super) const TEXT: &[Builtin] = &[
+    Builtin {
+        name: "lower",
+        arity: 1,
+        run: |args| Ok(Value::from(text_operand(args, 0)?.chars().map(lower).collect::<String>())),
+    },
     Builtin { name: "strings.count", arity: 2, run: count },
     Builtin { name: "indexof", arity: 2, run: |args| Ok(found(args)?.next().map_or_else(|| Value::from(-1_i64), Value::from)) },
     Builtin { name: "indexof_n", arity: 2, run: all_found },
     Builtin { name: "strings.replace_n", arity: 2, run: replace_n },
     Builtin { name: "strings.split_n", arity: 3, run: split_n },
+    Builtin {
+        name: "upper",
+        arity: 1,
+        run: |args| Ok(Value::from(text_operand(args, 0)?.chars().map(upper).collect::<String>())),
+    },
     Builtin { name: "uuid.parse", arity: 1, run: parse_uuid },
 ];
+
+/// One character of each, as in Go: no final sigma of its own, and the dotted capital I becomes a plain i.
+fn lower(letter: char) -> char {
+    if letter == 'İ' { 'i' } else { letter.to_lowercase().next().unwrap_or(letter) }
+}
+
+/// One character of each, as in Go: what only several can stand for stays as it is.
+fn upper(letter: char) -> char {
+    let mut all = letter.to_uppercase();
+    match (all.next(), all.next(), letter) {
+        (Some(one), None, _) => one,
+        // Greek with an iota below, whose capital has it beside.
+        (_, _, 'ᾀ'..='ᾇ' | 'ᾐ'..='ᾗ' | 'ᾠ'..='ᾧ') => char::from_u32(u32::from(letter) + 8).unwrap_or(letter),
+        (_, _, 'ᾳ' | 'ῃ' | 'ῳ') => char::from_u32(u32::from(letter) + 9).unwrap_or(letter),
+        _ => letter,
+    }
+}
 
 /// The empty text stands before, between and behind the characters, as Go's `strings.Count` has it.
 fn count(args: &[Value]) -> Result<Value, Fault> {
