@@ -8,6 +8,7 @@ mod cache;
 mod collection;
 pub(super) mod context;
 mod crypto;
+mod filter;
 mod format;
 mod glob;
 mod graph;
@@ -81,6 +82,7 @@ const TABLES: &[&[Builtin]] = &[
     collection::COLLECTION,
     context::CONTEXT,
     crypto::CRYPTO,
+    filter::FILTER,
     format::FORMAT,
     glob::GLOB,
     graph::GRAPH,
@@ -282,7 +284,7 @@ fn subset(whole: &Value, part: &Value) -> Result<Option<bool>, Fault> {
             Some(true)
         }
         (Value::Set(whole), Value::Set(part)) => Some(part.is_subset(whole)),
-        (Value::Array(whole), Value::Array(part)) if part.is_empty() => Some(!whole.is_empty()),
+        (Value::Array(whole), Value::Array(part)) if part.is_empty() => Some(true),
         (Value::Array(whole), Value::Array(part)) => {
             within(whole.len().saturating_mul(part.len()) <= bound::MAX_WORK / 4, "the arrays are too long")?;
             let part = part.to_vec();

@@ -80,7 +80,6 @@ pub(super) const GUARDED: &[(&str, Guard)] = &[
     ("trim_right", cut),
     ("strings.any_prefix_match", affixes),
     ("strings.any_suffix_match", affixes),
-    ("json.filter", |args| args.first().map_or(Ok(()), is_walkable)),
     ("json.remove", |args| args.first().map_or(Ok(()), is_walkable)),
     ("time.format", |args| match args.first() {
         // The engine cuts the layout between bytes, and panics inside of a character.
