@@ -163,7 +163,7 @@ fn details(result: &TestResult) -> String {
         text.push_str(&format!("  {error}\n"));
     }
     for (case, outcome) in &result.cases {
-        text.push_str(&format!("  {}: {case}\n", word(*outcome)));
+        text.push_str(&format!("  {}: {}\n", word(*outcome), testing::shown(case)));
     }
     if let Some(probe) = &result.failed_at {
         text.push_str(&format!("  {}:{}: {}\n", probe.file, probe.line, probe.expression.replace('\n', "\n    ")));

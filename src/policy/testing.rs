@@ -72,15 +72,27 @@ pub struct TestResult {
     pub duration: Duration,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The cases of a test with a name in brackets, `test_x[name]`, and whether each passed.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub cases: BTreeMap<String, Outcome>,
+    /// The cases of a test with names in brackets, `test_x[name]`, and whether each passed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "joined")]
+    pub cases: BTreeMap<Case, Outcome>,
     /// Where it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed_at: Option<Probe>,
     /// What the policy printed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prints: Vec<String>,
+}
+
+/// What stands in the brackets, and in those of its value where that is an object.
+pub type Case = Vec<String>;
+
+/// The name of a case as it is shown.
+pub fn shown(case: &[String]) -> String {
+    case.join(" / ")
+}
+
+fn joined<S: serde::Serializer>(cases: &BTreeMap<Case, Outcome>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(cases.iter().map(|(case, outcome)| (shown(case), outcome)))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -146,8 +158,8 @@ struct Test<'a> {
     line: u32,
     skip: bool,
     is_function: bool,
-    /// The bracketed names of the head that are no constants.
-    keys: Option<Vec<&'a Expr>>,
+    /// What follows the name in the head of a test with cases.
+    keys: Option<Vec<Step<'a>>>,
 }
 
 impl<'a> Test<'a> {
@@ -159,12 +171,7 @@ impl<'a> Test<'a> {
         let at = parts.iter().position(|part| part.starts_with("test_") || part.starts_with("todo_test_"))?;
         let own: Vec<String> = parts.iter().take(at + 1).map(|part| (*part).to_owned()).collect();
         let package = names::package(&parsed.module);
-        let open = steps.iter().any(|step| step.name().is_none());
-        let is_object = open && matches!(rule, Rule::Spec { head: RuleHead::Compr { .. }, .. });
-        let keys = steps.iter().skip(at).filter_map(|step| match step {
-            Step::Index(index) => Some(*index),
-            Step::Name(_) => None,
-        });
+        let is_object = steps.iter().any(is_open) && matches!(rule, Rule::Spec { head: RuleHead::Compr { .. }, .. });
         Some(Self {
             rule,
             package: std::iter::once("data").chain(package.iter().map(String::as_str)).collect::<Vec<_>>().join("."),
@@ -174,7 +181,7 @@ impl<'a> Test<'a> {
             file: span.source.get_path().clone(),
             line: span.line,
             is_function: names::rule_kind(rule) != names::RuleKind::Value,
-            keys: is_object.then(|| keys.collect()),
+            keys: is_object.then(|| steps.into_iter().skip(at).collect()),
         })
     }
 
@@ -224,14 +231,19 @@ impl<'a> Test<'a> {
         let pass = |good: bool| if good { Outcome::Pass } else { Outcome::Fail };
         match (value, &self.keys) {
             (Value::Object(fields), Some(_)) => {
-                let cases: BTreeMap<String, Outcome> =
-                    fields.iter().map(|(key, value)| (case_name(key), pass(all_true(value)))).collect();
+                let mut cases = BTreeMap::new();
+                fields.iter().for_each(|(key, value)| leaves(vec![case_name(key)], value, &mut cases));
                 let good = cases.values().all(|outcome| *outcome == Outcome::Pass);
                 TestResult { cases, ..self.result(pass(good)) }
             }
             (value, _) => self.result(pass(*value == Value::Bool(true))),
         }
     }
+}
+
+fn is_open(step: &Step<'_>) -> bool {
+    let is_constant = |index: &Expr| matches!(index, Expr::Number { .. } | Expr::Bool { .. } | Expr::Null { .. });
+    matches!(step, Step::Index(index) if step.name().is_none() && !is_constant(index))
 }
 
 fn case_name(key: &Value) -> String {
@@ -241,10 +253,14 @@ fn case_name(key: &Value) -> String {
     }
 }
 
-fn all_true(value: &Value) -> bool {
+/// The cases within an object: whatever is no object is one.
+fn leaves(case: Case, value: &Value, cases: &mut BTreeMap<Case, Outcome>) {
     match value {
-        Value::Object(fields) => fields.iter().all(|(_, value)| all_true(value)),
-        other => *other == Value::Bool(true),
+        Value::Object(fields) if !fields.is_empty() => {
+            fields.iter().for_each(|(key, value)| leaves([&case[..], &[case_name(key)]].concat(), value, cases));
+        }
+        Value::Object(_) | Value::Bool(true) => drop(cases.insert(case, Outcome::Pass)),
+        _ => drop(cases.insert(case, Outcome::Fail)),
     }
 }
 

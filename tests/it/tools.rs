@@ -67,12 +67,27 @@ fn every_shell_completes_every_tool() {
     }
 }
 
+/// The cases in OPA's report that fail, as we name them.
+fn failed_cases(results: &Value, name: &str) -> Vec<String> {
+    let Some(results) = results.as_object() else { return Vec::new() };
+    let each = results.iter().flat_map(|(key, result)| {
+        let name = if name.is_empty() { key.clone() } else { format!("{name} / {key}") };
+        match result.get("sub_results") {
+            Some(within) => failed_cases(within, &name),
+            None if result["fail"] == true => vec![name],
+            None => Vec::new(),
+        }
+    });
+    each.collect()
+}
+
 #[test]
 fn test_gives_the_verdicts_of_opa_test() {
     let (Some(opa), folder) = (opa(), folder()) else { return };
+    fs::write(folder.path().join("cases_test.rego"), include_str!("tools/cases.rego")).unwrap();
     let theirs = Command::new(opa).args(["test", "--format", "json"]).arg(folder.path()).output().unwrap();
     let theirs: Vec<Value> = serde_json::from_slice(&theirs.stdout).unwrap();
-    let theirs: BTreeMap<String, &str> = theirs
+    let theirs: BTreeMap<String, (&str, Vec<String>)> = theirs
         .iter()
         .map(|result| {
             let is = |key: &str| result[key] == true;
@@ -84,17 +99,21 @@ fn test_gives_the_verdicts_of_opa_test() {
                 "pass"
             };
             let outcome = if result.get("error").is_some() { "error" } else { outcome };
-            (result["name"].as_str().unwrap().to_owned(), outcome)
+            (result["name"].as_str().unwrap().to_owned(), (outcome, failed_cases(&result["sub_results"], "")))
         })
         .collect();
     let output = doorward(&["test", folder.path().to_str().unwrap(), "--output", "json"]);
     assert_eq!(output.status.code(), Some(1));
     let ours: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let ours: BTreeMap<String, &str> = ours["results"]
+    let ours: BTreeMap<String, (&str, Vec<String>)> = ours["results"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|result| (result["name"].as_str().unwrap().to_owned(), result["outcome"].as_str().unwrap()))
+        .map(|result| {
+            let cases = result["cases"].as_object().into_iter().flatten();
+            let failed = cases.filter(|(_, outcome)| *outcome != "pass").map(|(name, _)| name.clone()).collect();
+            (result["name"].as_str().unwrap().to_owned(), (result["outcome"].as_str().unwrap(), failed))
+        })
         .collect();
     assert_eq!(ours, theirs);
 }

@@ -2,18 +2,22 @@
 //! does not hold; then the variables and references in that one are evaluated. The same shows the cases of `test_x[c]`
 //! that never came to be true.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use regorus::{
     Value,
-    unstable::{Expr, Literal, LiteralStmt, Rule},
+    unstable::{AssignOp, Expr, Literal, LiteralStmt, Query, Rule},
 };
 use serde::Serialize;
 
-use super::{Outcome, Purpose, Sources, Test, TestResult, evaluate};
+use super::{Case, Outcome, Purpose, Sources, Test, TestResult, evaluate};
 use crate::{
     config,
-    policy::{engine, engine::answer::to_json, tree::children},
+    policy::{
+        engine,
+        engine::answer::to_json,
+        tree::{Step, children},
+    },
 };
 
 /// Most values shown of one expression.
@@ -34,24 +38,37 @@ pub struct Probe {
 /// Fills in where a failed test failed, and the cases that are missing in its result.
 pub(super) fn explain(test: &Test<'_>, result: &mut TestResult, sources: &Sources, config: &config::Policy, limit: Duration) {
     let Rule::Spec { bodies, .. } = test.rule else { return };
-    // Of several bodies the last is what it came to.
-    let Some(body) = bodies.last() else { return };
-    let statements: Vec<(&LiteralStmt, String)> =
-        body.query.stmts.iter().filter_map(|statement| Some((statement, text_of(statement)?))).collect();
-    if statements.len() != body.query.stmts.len() {
-        return;
-    }
     let probes = Probes { test, sources, config, limit };
     if let Some(keys) = &test.keys {
-        for name in probes.cases(&statements, keys) {
-            result.cases.entry(name).or_insert(Outcome::Fail);
+        if let (Outcome::Fail, true, Some(value)) = (result.outcome, result.cases.is_empty(), probes.document()) {
+            let judged = test.judge(&value);
+            (result.outcome, result.cases) = (judged.outcome, judged.cases);
+        }
+        let found: Option<Vec<_>> = bodies.iter().map(|body| probes.cases(&texts(&body.query)?, keys)).collect();
+        let Some(found) = found else {
+            // To pass it would be to guess.
+            result.outcome = Outcome::Error;
+            result.error = Some("its cases cannot be told; bind what is in the brackets in the body".to_owned());
+            return;
+        };
+        for case in found.into_iter().flatten() {
+            // What holds others came to a value.
+            if !result.cases.keys().any(|known| known.starts_with(&case)) {
+                result.cases.insert(case, Outcome::Fail);
+            }
         }
         if result.cases.values().any(|outcome| *outcome != Outcome::Pass) {
             result.outcome = Outcome::Fail;
         }
         return;
     }
-    result.failed_at = probes.failing(&statements);
+    // Of several bodies the last is what it came to.
+    result.failed_at = bodies.last().and_then(|body| probes.failing(&texts(&body.query)?));
+}
+
+/// The statements of a body with their texts.
+fn texts(query: &Query) -> Option<Vec<(&LiteralStmt, String)>> {
+    query.stmts.iter().map(|statement| Some((statement, text_of(statement)?))).collect()
 }
 
 struct Probes<'a> {
@@ -89,19 +106,27 @@ impl Probes<'_> {
         std::thread::Builder::new().stack_size(super::STACK).spawn(work).ok()?.join().ok()
     }
 
-    /// The names of all cases: the keys at the first statement after which each is bound.
-    fn cases(&self, statements: &[(&LiteralStmt, String)], keys: &[&Expr]) -> Vec<String> {
-        let key = match keys {
-            [Expr::Var { span, .. }, ..] => span.text().to_owned(),
-            _ => return Vec::new(),
+    /// What all rules below the test's name come to, which no name of a rule leads to where several keys follow it.
+    fn document(&self) -> Option<Value> {
+        let path: String = self.test.path.iter().map(|part| format!("[{}]", serde_json::Value::from(part.as_str()))).collect();
+        self.ask(&[(format!("data{path}"), "true".to_owned())])?.pop()?.pop()
+    }
+
+    /// All cases, as OPA finds them: what the keys come to once each variable in them has been named.
+    fn cases(&self, statements: &[(&LiteralStmt, String)], keys: &[Step<'_>]) -> Option<Vec<Case>> {
+        let texts: Option<Vec<String>> = keys.iter().map(key_text).collect();
+        let term = format!("[{}]", texts?.join(", "));
+        let named = keys.iter().flat_map(|key| bound_in(key, statements));
+        let least = named.filter_map(|name| statements.iter().position(|statement| names(statement, name))).max();
+        // Where one of them is named before it is bound, the rule does not compile.
+        let values = (least.map_or(0, |at| at + 1)..=statements.len())
+            .find_map(|length| self.ask(&[(term.clone(), prefix(statements, length))]))?
+            .pop()?;
+        let case = |value: &Value| match value {
+            Value::Array(keys) => Some(keys.iter().map(super::case_name).collect()),
+            _ => None,
         };
-        for length in 1..statements.len() {
-            let answers = self.ask(&[(key.clone(), prefix(statements, length))]);
-            if let Some(values) = answers.and_then(|answers| answers.into_iter().next()).filter(|values| !values.is_empty()) {
-                return values.iter().map(super::case_name).collect();
-            }
-        }
-        Vec::new()
+        values.iter().map(case).collect()
     }
 
     fn failing(&self, statements: &[(&LiteralStmt, String)]) -> Option<Probe> {
@@ -128,6 +153,51 @@ impl Probes<'_> {
         let line = statement.span.line;
         Some(Probe { file: self.test.file.clone(), line, expression: expression.clone(), values })
     }
+}
+
+fn key_text(key: &Step<'_>) -> Option<String> {
+    match (key, key.name()) {
+        (_, Some(name)) => Some(serde_json::Value::from(name).to_string()),
+        (Step::Index(index), None) => span_text(index.span()),
+        (Step::Name(_), None) => None,
+    }
+}
+
+/// The variables of a key that the body binds: one that stands alone, and those that are declared there.
+fn bound_in<'a>(key: &Step<'a>, statements: &[(&LiteralStmt, String)]) -> Vec<&'a str> {
+    let Step::Index(index) = key else { return Vec::new() };
+    let mut names = HashSet::new();
+    variables(index, &mut names);
+    let mut declared = HashSet::new();
+    for (statement, _) in statements {
+        match &statement.literal {
+            Literal::SomeVars { vars, .. } => declared.extend(vars.iter().map(|var| var.text())),
+            Literal::SomeIn { key, value, .. } => {
+                key.iter().chain([value]).for_each(|pattern| variables(pattern, &mut declared));
+            }
+            Literal::Expr { expr, .. } => {
+                if let Expr::AssignExpr { op: AssignOp::ColEq, lhs, .. } = expr.as_ref() {
+                    variables(lhs, &mut declared);
+                }
+            }
+            _ => {}
+        }
+    }
+    let alone = matches!(index, Expr::Var { .. });
+    names.into_iter().filter(|name| alone || declared.contains(name)).collect()
+}
+
+fn variables<'a>(expr: &'a Expr, names: &mut HashSet<&'a str>) {
+    if let Expr::Var { span, .. } = expr {
+        names.insert(span.text());
+    }
+    children(expr).into_iter().for_each(|child| variables(child, names));
+}
+
+/// Whether a statement that does more than declare it has a name in it.
+fn names((statement, text): &(&LiteralStmt, String), name: &str) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    !matches!(statement.literal, Literal::SomeVars { .. }) && text.split(|c| !is_word(c)).any(|word| word == name)
 }
 
 fn prefix(statements: &[(&LiteralStmt, String)], length: usize) -> String {

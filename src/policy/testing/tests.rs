@@ -93,5 +93,31 @@ fn a_failure_shows_its_expression_and_values_and_the_lines_left_out() {
 fn the_cases_that_fail_are_named() {
     let text = "package p\ntest_x[n] if {\n\tsome n, c in {\"one\": 1, \"two\": 2}\n\tc == 1\n}\n";
     let result = report(&[("p_test.rego", text)], false).results.remove(0);
-    assert_eq!(result.cases, BTreeMap::from([("one".to_owned(), Outcome::Pass), ("two".to_owned(), Outcome::Fail)]));
+    let case = |name: &str| vec![name.to_owned()];
+    assert_eq!(result.cases, BTreeMap::from([(case("one"), Outcome::Pass), (case("two"), Outcome::Fail)]));
+}
+
+/// What is expected of each stands behind it, and `tests/it/tools.rs` asks the real one.
+#[test]
+fn cases_are_found_in_every_form_of_head() {
+    let text = include_str!("../../../tests/it/tools/cases.rego");
+    let expected: Vec<&str> =
+        text.lines().filter(|line| line.contains("test_")).filter_map(|line| Some(line.split_once(" # ")?.1)).collect();
+    let results = report(&[("cases_test.rego", text)], false).results;
+    assert_eq!((results.len(), expected.len()), (44, 44));
+    let mut wrong = Vec::new();
+    for (result, expected) in results.iter().zip(expected) {
+        let failed = result.cases.iter().filter(|(_, outcome)| **outcome != Outcome::Pass);
+        let failed: Vec<String> = failed.map(|(case, _)| shown(case)).collect();
+        let found = match (result.outcome, failed.is_empty()) {
+            (Outcome::Pass, _) => "passes".to_owned(),
+            (Outcome::Fail, true) => "fails".to_owned(),
+            (Outcome::Fail, false) => format!("fails: {}", failed.join(", ")),
+            other => format!("{other:?}"),
+        };
+        if found != expected {
+            wrong.push(format!("{}: {found}, not {expected}: {:?}", result.name, result.error));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
