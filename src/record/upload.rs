@@ -81,6 +81,8 @@ struct Held {
     /// Weight of both, and of what is being sent.
     bytes: usize,
     packing: chunk::Packing,
+    /// Events that are on their way, and the time of the first: whether they arrive is not known yet.
+    sending: Option<(u64, Now)>,
     lost: u64,
     /// Time of the first that was lost.
     since: Option<Now>,
@@ -200,8 +202,10 @@ impl Outbox {
             let mut held = self.lock();
             let packing = held.packing;
             let taken = packing.take(&mut held.events);
-            drop(held);
             let first = taken.first().map(|event| event.at)?;
+            let all = taken.len() as u64;
+            held.sending = Some((all, first));
+            drop(held);
             let (packed, rest) = packing.pack(taken);
             let mut held = self.lock();
             rest.into_iter().rev().for_each(|event| held.events.push_front(event));
@@ -209,11 +213,13 @@ impl Outbox {
                 Ok(chunk) => {
                     held.packing.learn(&chunk);
                     held.bytes = held.bytes.saturating_add_signed(chunk.growth());
+                    held.sending = held.sending.map(|(_, first)| (chunk.len(), first));
                     return Some(chunk);
                 }
                 // It was alone and is too large, even with everything left out that may be.
                 Err(bytes) => {
                     held.bytes -= bytes;
+                    held.sending = None;
                     held.lose(1, first);
                     drop(held);
                     self.metrics.uploaded(Upload::TooLarge, 1);
@@ -224,7 +230,10 @@ impl Outbox {
 
     /// The service has taken it.
     pub fn sent(&self, chunk: &Chunk) {
-        self.lock().bytes -= chunk.weight();
+        let mut held = self.lock();
+        held.bytes -= chunk.weight();
+        held.sending = None;
+        drop(held);
         self.metrics.uploaded(Upload::Uploaded, chunk.len());
     }
 
@@ -237,6 +246,10 @@ impl Outbox {
     /// It could not be sent now.
     pub fn back(&self, chunk: Chunk) {
         let mut held = self.lock();
+        // Where they have been given up meanwhile, they were counted as lost.
+        if held.sending.take().is_none() {
+            return;
+        }
         chunk.events().rev().for_each(|event| held.events.push_front(event));
     }
 
@@ -325,10 +338,12 @@ impl Held {
         (std::mem::take(&mut self.lost), self.since.take())
     }
 
-    /// Gives up all that waits; returns how many.
+    /// Gives up all that waits or is on its way; returns how many.
     fn abandon(&mut self) -> u64 {
-        let oldest = self.events.front().map(|event| event.at).or_else(|| self.drafts.front().map(|draft| draft.at));
-        let count = (self.events.len() + self.drafts.len()) as u64;
+        let (sending, sent_first) = self.sending.take().unzip();
+        let waiting = || self.events.front().map(|event| event.at).or_else(|| self.drafts.front().map(|draft| draft.at));
+        let oldest = sent_first.or_else(waiting);
+        let count = sending.unwrap_or(0) + (self.events.len() + self.drafts.len()) as u64;
         self.events.clear();
         self.drafts.clear();
         if let Some(at) = oldest {
