@@ -45,7 +45,9 @@ use crate::{
 
 /// Rego recursion is bounded at load to what fits well into this (facts: 1,600 rules deep need 8 MiB).
 const DECISION_STACK: usize = 16 * 1024 * 1024;
-/// Longest time for the records to be written, and for telemetry to be pushed out, at shutdown.
+/// Longest time for the records to be uploaded and written, at shutdown.
+const RECORDS: Duration = Duration::from_secs(5);
+/// The same for telemetry to be pushed out.
 const FLUSH: Duration = Duration::from_secs(3);
 
 /// Serves until SIGTERM or SIGINT, then drains.
@@ -249,7 +251,7 @@ impl App {
         if !drained {
             tracing::warn!("calls were still in flight when the time to drain was over");
         }
-        if let Err(error) = records.shutdown(FLUSH).await {
+        if let Err(error) = records.shutdown(RECORDS).await {
             tracing::error!(%error, "records were lost at shutdown");
         }
         tracing::info!("stopped");

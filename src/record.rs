@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// What is left of the time to end for the last `gap` record to be written.
-const AFTER_UPLOAD: Duration = Duration::from_millis(300);
+const AFTER_UPLOAD: Duration = Duration::from_secs(2);
 
 /// Stack of the writer, which walks documents as deep as a parser lets them in.
 const STACK: usize = 4 * 1024 * 1024;
