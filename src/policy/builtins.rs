@@ -20,6 +20,7 @@ pub(super) mod order;
 mod pem;
 mod query;
 mod regex;
+mod render;
 mod template;
 mod term;
 mod text;
@@ -92,6 +93,7 @@ const TABLES: &[&[Builtin]] = &[
     operator::OPERATORS,
     query::QUERY,
     regex::REGEX,
+    render::RENDER,
     template::TEMPLATE,
     text::TEXT,
     time::TIME,

@@ -93,6 +93,7 @@ fn attacks() -> Vec<(&'static str, String)> {
         ("comprehensions", "count([1 | some a in [x | some x in numbers.range(1, 1000000)]; some b in [x | some x in numbers.range(1, 1000000)]]) > 0"),
         ("texts", "count([x | some n in numbers.range(1, 1000); x := concat(\"\", [text | some y in numbers.range(n, n + 10000)])]) > 0"),
         ("products", "count({[a, b, c]: text | some a in numbers.range(1, 1000); some b in numbers.range(1, 1000); some c in numbers.range(1, 1000)}) > 0"),
+        ("template", "strings.render_template(\"{{range 1000000}}{{range 1000000}}{{end}}{{end}}\", {}) == \"\""),
         ("walk", "count([1 | walk([[graph_of(100) | some x in numbers.range(1, 1000)] | some y in numbers.range(1, 1000)], [p, v])]) > 0"),
     ]
     .map(|(name, body)| (name, body.to_owned()))

@@ -11,32 +11,38 @@ use super::{Builtin, Fault, MAX_TEXT, operand, term, text_operand, within};
 
 pub(super) const FORMAT: &[Builtin] = &[Builtin { name: "sprintf", arity: 2, run: sprintf }];
 
+/// The type of what is nothing.
+pub(super) const NO_TYPE: &str = "<nil>";
 /// Widths and precisions beyond this are none to Go.
 const MAX_WIDTH: usize = 10_000_009;
 /// Those that an argument says.
 const MAX_GIVEN_WIDTH: u64 = 1_000_000;
 
 /// What stands for a verb.
-enum Argument {
-    /// Of 64 bits to Go.
-    Integer(BigInt),
+pub(super) enum Argument {
+    /// Of 64 bits to Go, with the name of its type.
+    Integer(BigInt, &'static str),
     /// Larger: another type to Go, with verbs of its own.
     Large(BigInt),
     Fraction(f64),
-    Text(String),
+    /// With the name of its type.
+    Text(String, &'static str),
+    /// What only a verb without flags can show, as it does, with the name of its type.
+    Shown(String, &'static str),
 }
 
 impl Argument {
     fn of(value: &Value) -> Result<Self, Fault> {
         let Value::Number(number) = value else {
-            return Ok(Self::Text(match value {
+            let text = match value {
                 Value::String(text) => text.to_string(),
                 other => {
                     let mut text = String::new();
                     term::print(other, &mut text)?;
                     text
                 }
-            }));
+            };
+            return Ok(Self::Text(text, "string"));
         };
         // Only a fraction is printed with as many places as asked for. It may be whole: `1.0` is none of Go's integers.
         if number.format_decimal_with_width(1).contains('.') {
@@ -44,30 +50,34 @@ impl Argument {
         }
         let integer = number.to_big().map_err(|error| Fault(error.to_string()))?;
         Ok(match i64::try_from(integer.as_ref()) {
-            Ok(small) => Self::Integer(small.into()),
+            Ok(small) => Self::Integer(small.into(), "int64"),
             Err(_) => Self::Large(integer.as_ref().clone()),
         })
     }
 
     fn kind(&self) -> &'static str {
         match self {
-            Self::Integer(_) => "int64",
+            Self::Integer(_, kind) | Self::Text(_, kind) | Self::Shown(_, kind) => kind,
             Self::Large(_) => "*big.Int",
             Self::Fraction(_) => "float64",
-            Self::Text(_) => "string",
         }
     }
 }
 
 fn sprintf(args: &[Value]) -> Result<Value, Fault> {
-    let format = text_operand(args, 0)?;
+    let format_text = text_operand(args, 0)?;
     let Some(Value::Array(values)) = args.get(1) else { return Err(operand(2, "array")) };
     // Most formats are short and have few arguments.
-    within(values.len() <= format.len().max(MAX_TEXT / 64), "too many arguments")?;
+    within(values.len() <= format_text.len().max(MAX_TEXT / 64), "too many arguments")?;
     let arguments = values.iter().map(Argument::of).collect::<Result<Vec<_>, _>>()?;
+    format(format_text, &arguments).map(Value::from)
+}
+
+/// Go's `fmt.Sprintf`.
+pub(super) fn format(format: &str, arguments: &[Argument]) -> Result<String, Fault> {
     let mut printer = Printer { out: String::with_capacity(format.len()), flags: Flags::default() };
-    Reader { rest: format, arguments: &arguments, next: 0, is_good: true, reordered: false }.run(&mut printer)?;
-    Ok(Value::from(printer.out))
+    Reader { rest: format, arguments, next: 0, is_good: true, reordered: false }.run(&mut printer)?;
+    Ok(printer.out)
 }
 
 /// How one argument is printed.
@@ -83,6 +93,13 @@ struct Flags {
     plus_v: bool,
     width: Option<usize>,
     precision: Option<usize>,
+}
+
+impl Flags {
+    fn is_bare(&self) -> bool {
+        let Self { sharp, zero, plus, minus, space, sharp_v, plus_v, width, precision } = self;
+        !(*sharp || *zero || *plus || *minus || *space || *sharp_v || *plus_v) && width.is_none() && precision.is_none()
+    }
 }
 
 /// Goes through a format.
@@ -230,7 +247,7 @@ impl Reader<'_> {
     fn argument_as_number(&mut self) -> Option<i64> {
         let argument = self.arguments.get(self.next)?;
         self.next += 1;
-        let Argument::Integer(number) = argument else { return None };
+        let Argument::Integer(number, _) = argument else { return None };
         i64::try_from(number).ok().filter(|number| number.unsigned_abs() <= MAX_GIVEN_WIDTH)
     }
 
@@ -243,8 +260,10 @@ impl Reader<'_> {
         printer.out.push_str("%!(EXTRA ");
         for (index, argument) in extra.iter().enumerate() {
             printer.out.push_str(if index > 0 { ", " } else { "" });
-            printer.out.push_str(argument.kind());
-            printer.out.push('=');
+            if argument.kind() != NO_TYPE {
+                printer.out.push_str(argument.kind());
+                printer.out.push('=');
+            }
             printer.argument(argument, 'v')?;
             within(printer.out.len() <= MAX_TEXT, "the text is too large")?;
         }
@@ -262,15 +281,19 @@ struct Printer {
 impl Printer {
     fn argument(&mut self, argument: &Argument, verb: char) -> Result<(), Fault> {
         match (argument, verb) {
+            (Argument::Shown(text, kind), _) if self.flags.is_bare() && (verb == 'v' || (verb == 't' && *kind == "bool")) => {
+                self.out.push_str(text);
+            }
+            (Argument::Shown(..), _) => return Err(Fault::limit("this verb for what is no text or number is not supported")),
             (argument, 'T') => self.text(argument.kind()),
             (argument, 'p') => self.bad_verb(argument, verb)?,
-            (Argument::Integer(number), _) if self.integer(number, verb)? => {}
+            (Argument::Integer(number, _), _) if self.integer(number, verb)? => {}
             (Argument::Large(number), _) => self.large(number, verb),
             (Argument::Fraction(number), _) if self.fraction(*number, verb)? => {}
-            (Argument::Text(text), 'v') if self.flags.sharp_v => self.quoted(text)?,
-            (Argument::Text(text), 'v' | 's') => self.text(text),
-            (Argument::Text(text), 'q') => self.quoted(text)?,
-            (Argument::Text(text), 'x' | 'X') => self.hex(text, verb),
+            (Argument::Text(text, _), 'v') if self.flags.sharp_v => self.quoted(text)?,
+            (Argument::Text(text, _), 'v' | 's') => self.text(text),
+            (Argument::Text(text, _), 'q') => self.quoted(text)?,
+            (Argument::Text(text, _), 'x' | 'X') => self.hex(text, verb),
             (argument, _) => self.bad_verb(argument, verb)?,
         }
         Ok(())
