@@ -81,6 +81,12 @@ fn failed_cases(results: &Value, name: &str) -> Vec<String> {
     each.collect()
 }
 
+/// Two packages may have tests of one name.
+fn full_name(result: &Value) -> String {
+    let text = |key: &str| result[key].as_str().unwrap().to_owned();
+    format!("{}.{}", text("package"), text("name"))
+}
+
 #[test]
 fn test_gives_the_verdicts_of_opa_test() {
     let (Some(opa), folder) = (opa(), folder()) else { return };
@@ -99,7 +105,7 @@ fn test_gives_the_verdicts_of_opa_test() {
                 "pass"
             };
             let outcome = if result.get("error").is_some() { "error" } else { outcome };
-            (result["name"].as_str().unwrap().to_owned(), (outcome, failed_cases(&result["sub_results"], "")))
+            (full_name(result), (outcome, failed_cases(&result["sub_results"], "")))
         })
         .collect();
     let output = doorward(&["test", folder.path().to_str().unwrap(), "--output", "json"]);
@@ -112,7 +118,7 @@ fn test_gives_the_verdicts_of_opa_test() {
         .map(|result| {
             let cases = result["cases"].as_object().into_iter().flatten();
             let failed = cases.filter(|(_, outcome)| *outcome != "pass").map(|(name, _)| name.clone()).collect();
-            (result["name"].as_str().unwrap().to_owned(), (result["outcome"].as_str().unwrap(), failed))
+            (full_name(result), (result["outcome"].as_str().unwrap(), failed))
         })
         .collect();
     assert_eq!(ours, theirs);
