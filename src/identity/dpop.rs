@@ -24,7 +24,9 @@ pub fn prove(rules: &config::Dpop, http: &Http, token: &str, holder: &str, repla
     let proof = Jws::read(text.trim()).map_err(|_| Reason::DpopProof)?;
     let (thumbprint, id) = check(rules, http, token, &proof, now)?;
     let address = proof.text("htu").unwrap_or_default();
-    if !replay.first(holder, &[&thumbprint, address, id], now) {
+    // `iat` may lie as far before now as after it.
+    let span = rules.window.duration().saturating_mul(2);
+    if !replay.first(holder, &[&thumbprint, address, id], span, now) {
         return Err(Reason::TokenReplayed);
     }
     Ok(thumbprint)

@@ -19,9 +19,8 @@ const ALL: usize = 1_000_000;
 type Digest = [u8; 16];
 
 /// Identifiers that were used.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Replay {
-    window: Duration,
     windows: Mutex<Windows>,
 }
 
@@ -46,18 +45,13 @@ impl Used {
 }
 
 impl Replay {
-    /// `span` is how long an identifier could be used.
-    pub fn new(span: Duration) -> Self {
-        Self { window: span, windows: Mutex::default() }
-    }
-
-    /// True when `holder` has not used this identifier within the span, and may use more.
-    pub fn first(&self, holder: &str, id: &[&str], now: Now) -> bool {
+    /// True when `holder` has not used this identifier within `span`, which is how long it could be used, and may use more.
+    pub fn first(&self, holder: &str, id: &[&str], span: Duration, now: Now) -> bool {
         let (holder, id) = (digest_of(&[holder]), digest_of(id));
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let age = windows.began.map(|began| now.since_epoch().saturating_sub(began.since_epoch()));
-        if age.is_none_or(|age| age >= self.window) {
-            let stale = age.is_none_or(|age| age >= self.window * 2);
+        if age.is_none_or(|age| age >= span) {
+            let stale = age.is_none_or(|age| age >= span.saturating_mul(2));
             let current = std::mem::take(&mut windows.current);
             windows.before = if stale { Used::default() } else { current };
             windows.began = Some(now);
@@ -89,25 +83,27 @@ fn digest_of(parts: &[&str]) -> Digest {
 mod tests {
     use super::*;
 
+    const SPAN: Duration = Duration::from_secs(120);
+
     #[test]
     fn an_identifier_is_good_once_within_its_span() {
-        let replay = Replay::new(Duration::from_secs(120));
+        let replay = Replay::default();
         let at = Now::from_seconds;
-        assert!(replay.first("a", &["k", "1"], at(1000)));
-        assert!(!replay.first("a", &["k", "1"], at(1001)));
-        assert!(replay.first("a", &["k1", ""], at(1001)), "parts do not run into each other");
-        assert!(replay.first("b", &["k", "1"], at(1001)));
-        assert!(!replay.first("a", &["k", "1"], at(1130)), "the window before counts too");
-        assert!(replay.first("a", &["k", "1"], at(1400)));
+        assert!(replay.first("a", &["k", "1"], SPAN, at(1000)));
+        assert!(!replay.first("a", &["k", "1"], SPAN, at(1001)));
+        assert!(replay.first("a", &["k1", ""], SPAN, at(1001)), "parts do not run into each other");
+        assert!(replay.first("b", &["k", "1"], SPAN, at(1001)));
+        assert!(!replay.first("a", &["k", "1"], SPAN, at(1130)), "the window before counts too");
+        assert!(replay.first("a", &["k", "1"], SPAN, at(1400)));
     }
 
     #[test]
     fn one_holder_fills_only_its_own_share() {
-        let replay = Replay::new(Duration::from_secs(120));
+        let replay = Replay::default();
         for id in 0..PER_HOLDER {
-            assert!(replay.first("flood", &[&id.to_string()], Now::from_seconds(1)));
+            assert!(replay.first("flood", &[&id.to_string()], SPAN, Now::from_seconds(1)));
         }
-        assert!(!replay.first("flood", &["more"], Now::from_seconds(1)));
-        assert!(replay.first("other", &["more"], Now::from_seconds(1)));
+        assert!(!replay.first("flood", &["more"], SPAN, Now::from_seconds(1)));
+        assert!(replay.first("other", &["more"], SPAN, Now::from_seconds(1)));
     }
 }

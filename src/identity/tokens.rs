@@ -83,7 +83,10 @@ pub struct Tokens {
     /// What was last made of the JWT keys in `trust`.
     domains: ArcSwap<Domains>,
     verified: Cache<Box<str>, Verified, RandomState>,
-    replay: Replay,
+    /// Proofs of possession.
+    proofs: Replay,
+    /// Tokens for one use.
+    used: Replay,
 }
 
 /// A token that was verified, and the keys that this rests on.
@@ -164,7 +167,8 @@ impl Tokens {
             trust,
             domains: ArcSwap::default(),
             verified,
-            replay: Replay::new(config.dpop.window.duration().saturating_mul(2)),
+            proofs: Replay::default(),
+            used: Replay::default(),
         };
         tokens.set(config);
         tokens.load_api_keys()?;
@@ -282,7 +286,7 @@ impl Tokens {
                     return Err(Reason::TokenBinding);
                 }
                 let holder = peer.map_or(&*token.subject, |peer| &*peer.text);
-                Some(dpop::prove(&config.dpop, http, text, holder, &self.replay, now)?)
+                Some(dpop::prove(&config.dpop, http, text, holder, &self.proofs, now)?)
             }
             // A token that is bound to a key is no bearer token (RFC 9449 §7.1).
             Some((Scheme::Bearer, _)) | None => None,
@@ -300,11 +304,14 @@ impl Tokens {
     /// Whether a token for one use has been used by this peer.
     fn is_used_up(&self, rules: &Rules, token: &Token, peer: Option<&Peer>, now: Now) -> bool {
         let single_use = |issuer: &Issuer| issuer.config.single_use && issuer.config.kind == IssuerKind::Transaction;
-        if token.kind != Kind::Transaction || !rules.issuers.iter().any(single_use) {
+        if token.kind != Kind::Transaction {
             return false;
         }
+        // It could be used for as long as any of them lives, and their clocks differ.
+        let lives = |issuer: &Issuer| issuer.config.lifetime().duration() + issuer.config.leeway.duration().saturating_mul(2);
+        let Some(span) = rules.issuers.iter().filter(|issuer| single_use(issuer)).map(lives).max() else { return false };
         let holder = peer.map_or(&*token.subject, |peer| &*peer.text);
-        !self.replay.first(holder, &["txn", &token.fingerprint], now)
+        !self.used.first(holder, &[&token.fingerprint], span, now)
     }
 
     /// The token of this text: remembered, or read, verified and judged.

@@ -414,6 +414,13 @@ fn v9_a_transaction_token_for_one_use_is_good_once_from_each_workload() {
     assert_eq!(send(PEER), Ok(()));
     assert_eq!(send(PEER), Err(Reason::TokenReplayed));
     assert_eq!(send(OTHER), Ok(()));
+    // As long as it lives, and a little longer than a proof is remembered.
+    let claims = changed(&transaction_claims(), &json!({"exp": NOW + 300, "jti": "long"}));
+    let token = world.signer.sign(&ES256("txntoken+jwt"), &claims);
+    let at =
+        |second| world.tokens.present(&request(&[("txn-token", &token)]), Some(&peer(PEER)), Now::from_seconds(second)).map(drop);
+    assert_eq!(at(NOW), Ok(()));
+    assert_eq!(at(NOW + 280), Err(Reason::TokenReplayed));
 }
 
 #[test]
