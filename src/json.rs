@@ -20,6 +20,15 @@ pub enum JsonError {
     ReservedKey,
 }
 
+/// What is wrong with a document that was read, and where in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Keys and indices from the root of the document.
+    pub at: Vec<String>,
+    /// What is wrong, and what to do about it.
+    pub text: String,
+}
+
 /// One object and nothing after it, at most `depth` levels deep, in which no object has a name twice (RFC 8259 §4 leaves
 /// open what such a text means, so two readers may see two things).
 pub fn strict_object(text: &[u8], depth: usize) -> Result<Map<String, Value>, JsonError> {

@@ -71,6 +71,8 @@ pub enum Protocol {
     Http,
     Grpc,
     Tcp,
+    /// JSON-RPC of the Model Context Protocol, over HTTP.
+    Mcp,
 }
 
 impl Protocol {
@@ -79,7 +81,95 @@ impl Protocol {
             Self::Http => "http",
             Self::Grpc => "grpc",
             Self::Tcp => "tcp",
+            Self::Mcp => "mcp",
         }
+    }
+}
+
+macro_rules! words {
+    ($($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $variant_doc:literal])* $variant:ident => $text:literal,)+ })+) => {$(
+        $(#[doc = $doc])+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[doc = $variant_doc])* $variant,)+ }
+
+        impl $name {
+            /// All of them, in their order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    )+};
+}
+
+words! {
+    /// How hard an action is enforced, from the lightest to the hardest.
+    Tier {
+        /// No tier applies: the policy alone decides.
+        None => "none",
+        Light => "light",
+        Standard => "standard",
+        Strict => "strict",
+    }
+
+    /// What an action does to what it is about.
+    Class {
+        Read => "read",
+        Write => "write",
+        Delete => "delete",
+        Execute => "execute",
+        Admin => "admin",
+        /// Not known, and so to be taken for the worst.
+        Unknown => "unknown",
+    }
+
+    /// How much harm an action can do.
+    Sensitivity {
+        Low => "low",
+        Medium => "medium",
+        High => "high",
+        Critical => "critical",
+    }
+
+    /// How much risk there is in a caller.
+    Level {
+        Low => "low",
+        Medium => "medium",
+        High => "high",
+    }
+
+    /// What may be noticed about a caller.
+    SignalName {
+        /// The caller presented a credential that another workload had presented before.
+        CredentialReuse => "credential_reuse",
+        /// The credential was presented in another declared zone before.
+        CredentialZone => "credential_zone",
+        /// The caller's certificate is older than the registry allows.
+        CredentialAge => "credential_age",
+        /// The caller's certificate lives longer than the registry allows.
+        CredentialLifetime => "credential_lifetime",
+        /// The registry does not know the caller.
+        Unregistered => "unregistered",
+        /// The registry names no owner of the caller.
+        Unowned => "unowned",
+        /// The caller's registration has ended, or is not active.
+        RegistrationEnded => "registration_ended",
+        /// The caller does this for the first time.
+        FirstUse => "first_use",
+        /// The caller acts outside of its schedule.
+        OffSchedule => "off_schedule",
+        /// The caller's last calls were denied one after the other.
+        DenialStreak => "denial_streak",
+        /// The caller makes more calls in a short time than is usual.
+        Burst => "burst",
+        /// The environment changed inside a session.
+        EnvironmentChanged => "environment_changed",
+        /// The zone changed inside a session.
+        ZoneChanged => "zone_changed",
+        /// The issuer of the caller's certificate changed inside a session.
+        IssuerChanged => "issuer_changed",
     }
 }
 
@@ -91,21 +181,6 @@ pub struct Signal {
     pub since_ns: u64,
     /// What it is about, with no secret in it.
     pub detail: String,
-}
-
-/// What may be noticed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SignalName {
-    /// The caller presented a credential that another workload had presented before.
-    CredentialReuse,
-}
-
-impl SignalName {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::CredentialReuse => "credential_reuse",
-        }
-    }
 }
 
 macro_rules! reasons {
@@ -244,6 +319,26 @@ reasons! {
     ApiKeyExpired => "api_key_expired",
     /// An API key is not for this workload.
     ApiKeyWorkload => "api_key_workload",
+    /// The tier of the action wants more proof of the caller than there is.
+    TierEvidence => "tier_evidence",
+    /// The tier of the action does not take a call whose action is not known.
+    TierUnknownAction => "tier_unknown_action",
+    /// The tier of the action does not take a call whose body was cut.
+    TierBodyIncomplete => "tier_body_incomplete",
+    /// The action needs a label that the caller's session does not have.
+    PathRequires => "path_requires",
+    /// The action is forbidden after what the caller's session has done.
+    PathForbidden => "path_forbidden",
+    /// The action needs a grant, and there is none.
+    GrantRequired => "grant_required",
+    /// The action leaves a mark on the caller's session, and the caller has no verified peer to hold to.
+    SessionUnproved => "session_unproved",
+    /// The caller has more sessions, labels or actions than are kept of one principal.
+    SessionLimit => "session_limit",
+    /// The session could not be read or written.
+    SessionUnavailable => "session_unavailable",
+    /// The session was ended.
+    SessionEnded => "session_ended",
     /// The record of the decision could not be written, and it had to be.
     RecordUnavailable => "record_unavailable",
     /// A failure inside doorward itself.

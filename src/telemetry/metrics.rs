@@ -33,7 +33,7 @@ const OTHER: &str = "other";
 const EVIDENCE: [&str; 4] = ["none", Evidence::Sidecar.as_str(), Evidence::Envoy.as_str(), Evidence::Own.as_str()];
 
 const DECISIONS: usize = 2;
-const PROTOCOLS: usize = 3;
+const PROTOCOLS: usize = 4;
 const MODES: usize = 2;
 const CODES: usize = 17;
 
