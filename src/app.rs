@@ -28,13 +28,9 @@ use self::reload::{Reloader, Told};
 use crate::{
     authorizer::{self, Authorizer, Permits, Shadow},
     config::{Address, Callers as CallerConfig, Config, Environment, Listener as ListenerConfig, Own, WorkloadEndpoint},
-    envoy::{
-        self, CheckService, Health,
-        check::Door,
-        descriptors::Descriptors,
-        listener::{self, Callers, Listener, Occupied},
-    },
+    envoy::{self, CheckService, Health, check::Door, descriptors::Descriptors},
     identity::{Identity, PeerRules, caller::CallerVerifier, tokens::Tokens},
+    listener::{self, Callers, Listener, Occupied},
     policy::{PolicyStore, input::Here},
     readiness::Readiness,
     record::{self, Recorder},

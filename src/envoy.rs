@@ -1,11 +1,10 @@
 //! The door to Envoy: its gRPC services over bound listeners. The only part that knows Envoy's request and response
-//! types: `decode` reads them, `encode` writes them, `check` is the call, `listener` says who may make it.
+//! types: `decode` reads them, `encode` writes them, `check` is the call. Who may make it is `listener`'s.
 
 pub mod check;
 pub mod decode;
 pub mod descriptors;
 pub mod encode;
-pub mod listener;
 pub mod question;
 pub mod shown;
 
@@ -16,8 +15,7 @@ use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 
 pub use self::check::CheckService;
-use self::listener::Connection;
-use crate::config;
+use crate::{config, listener::Connection};
 
 /// Streams per connection beyond those that may wait, so that a full queue is answered and never left unread.
 const SPARE_STREAMS: usize = 256;

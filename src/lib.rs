@@ -11,6 +11,8 @@ mod app;
 
 mod envoy;
 
+mod listener;
+
 mod wiring;
 
 mod authorizer;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Exit, complain};
-use crate::{app, config, envoy::listener::Occupied};
+use crate::{app, config, listener::Occupied};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

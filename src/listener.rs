@@ -1,4 +1,4 @@
-//! Where Envoy connects: binding a Unix, abstract or TCP socket, and admitting only the callers that the listener
+//! Where callers connect: binding a Unix, abstract or TCP socket, and admitting only the callers that the listener
 //! names. Whoever is admitted can speak for any workload, so a stranger is turned away before a byte is read.
 
 use std::{
