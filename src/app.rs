@@ -120,7 +120,7 @@ impl App {
         secrets.mask.headers.extend(config.tokens.secret_headers().map(str::to_owned));
         let logs = telemetry.logger();
         let (recorder, records) =
-            Recorder::start(&secrets, &instance, telemetry.metrics(), logs, &policies).context("starting the records")?;
+            Recorder::start(&secrets, &instance, telemetry.metrics(), logs, &policies, None).context("starting the records")?;
         let readiness = Readiness::default();
         let authorizer = Arc::new(Authorizer::new(authorizer::Parts {
             settings: authorizer::Settings::new(&config),

@@ -10,7 +10,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Body, DecisionRecord, Gap, KeptInput, Mask, PeerRecord, PolicyRecord, PolicyRef, Record, ShadowAnswer, ShadowRecord,
+    Body, Caller, ControlRecord, DecisionRecord, Gap, KeptInput, Mask, PeerRecord, PolicyRecord, PolicyRef, Record, ShadowAnswer,
+    ShadowRecord,
 };
 use crate::{clock::Now, policy::Drawn, verdict};
 
@@ -134,6 +135,22 @@ struct PolicyBody<'a> {
 }
 
 #[derive(Serialize)]
+struct ControlBody<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    caller: Caller,
+    decision: verdict::Decision,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<Value>,
+    /// It could not be masked, or is too long.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    request_left_out: bool,
+}
+
+#[derive(Serialize)]
 struct GapBody {
     count: u64,
     dropped: u64,
@@ -159,6 +176,7 @@ impl Encoder {
             Body::Decision(decision) => self.decision(record, decision, seq, out),
             Body::Shadow(shadow) => self.shadow(record, shadow, seq, out),
             Body::Policy(policy) => self.write(record, seq, policy_body(policy), out),
+            Body::Control(control) => self.control(record, control, seq, out),
             Body::Gap(gap) => self.write(record, seq, gap_body(gap), out),
         };
         if written {
@@ -219,6 +237,25 @@ impl Encoder {
         }
         out.truncate(start);
         self.write(record, seq, shadow_body(shadow, None, None), out) && fits(out, start)
+    }
+
+    /// The line of a call of our own API: without the request where it cannot be masked, or is too long.
+    fn control(&self, record: &Record, control: &ControlRecord, seq: u64, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let masked = catch_unwind(AssertUnwindSafe(|| {
+            control.request.clone().map(|mut request| {
+                self.mask.json(&mut request);
+                request
+            })
+        }));
+        if let Ok(request) = masked
+            && self.write(record, seq, control_body(control, request, false), out)
+            && fits(out, start)
+        {
+            return true;
+        }
+        out.truncate(start);
+        self.write(record, seq, control_body(control, None, true), out) && fits(out, start)
     }
 
     /// The line without what is too long in it.
@@ -335,6 +372,18 @@ fn policy_body(record: &PolicyRecord) -> PolicyBody<'_> {
         outcome: record.outcome.as_str(),
         policy: record.policy.as_ref().map(policy),
         error: cut(record.error.as_deref(), MAX_ERROR),
+    }
+}
+
+fn control_body(control: &ControlRecord, request: Option<Value>, request_left_out: bool) -> ControlBody<'_> {
+    ControlBody {
+        method: cut(control.method.as_deref(), MAX_NAME),
+        caller: control.caller,
+        decision: control.decision,
+        outcome: control.outcome,
+        detail: cut(control.detail.as_deref(), MAX_TEXT),
+        request,
+        request_left_out,
     }
 }
 

@@ -29,7 +29,7 @@ fn config(path: &Path, queue: usize) -> config::Records {
 }
 
 fn start(path: &Path, queue: usize) -> (Recorder, Handle) {
-    Recorder::start(&config(path, queue), "test-1", metrics(), None, &Arc::default()).expect("started")
+    Recorder::start(&config(path, queue), "test-1", metrics(), None, &Arc::default(), None).expect("started")
 }
 
 fn encoder() -> encode::Encoder {
@@ -260,7 +260,7 @@ async fn who_stops_waiting_leaves_no_record() {
     let sink = Sink::open(&config(&path, 10).sink).expect("opened");
     let mask = Mask::new(&config::Mask::default()).expect("a mask");
     let (queue, mask) = (Arc::new(queue), Arc::new(mask));
-    let parts = writer::Parts { queue, metrics, sink, mask, instance: "i".to_owned(), logs: None, outbox: None };
+    let parts = writer::Parts { queue, metrics, sink, mask, instance: "i".to_owned(), logs: None, outbox: None, recent: None };
     assert_eq!(Writer::new(parts).run(), 0);
     let text = fs::read_to_string(&path).expect("there");
     assert!(text.contains("/kept") && !text.contains("/withdrawn"));
@@ -284,14 +284,14 @@ fn what_waits_is_bounded_in_bytes_too() {
 #[tokio::test]
 async fn only_a_file_can_promise_a_commit() {
     let off = config::Records { sink: config::Sink::Off, ..config::Records::default() };
-    let (recorder, handle) = Recorder::start(&off, "i", metrics(), None, &Arc::default()).expect("started");
+    let (recorder, handle) = Recorder::start(&off, "i", metrics(), None, &Arc::default(), None).expect("started");
     recorder.offer(small("/"));
     assert!(matches!(recorder.commit(small("/")).await, Err(RecordError::NotDurable)));
     handle.shutdown(DEADLINE).await.expect("flushed");
     let commit = config::Records { write: config::RecordWrite::Commit, ..off };
-    assert!(matches!(Recorder::start(&commit, "i", metrics(), None, &Arc::default()), Err(RecordError::NotDurable)));
+    assert!(matches!(Recorder::start(&commit, "i", metrics(), None, &Arc::default(), None), Err(RecordError::NotDurable)));
     let missing = config(Path::new("/nowhere/at/all"), 1);
-    assert!(matches!(Recorder::start(&missing, "i", metrics(), None, &Arc::default()), Err(RecordError::Open(_))));
+    assert!(matches!(Recorder::start(&missing, "i", metrics(), None, &Arc::default(), None), Err(RecordError::Open(_))));
 }
 
 #[test]
@@ -304,4 +304,45 @@ fn a_mask_that_fails_drops_the_input_and_never_the_record() {
     let value: Value = serde_json::from_slice(&line).expect("JSON");
     assert_eq!((&value["body"]["input"], &value["body"]["input_error"]), (&Value::Null, &json!("mask_failed")));
     assert_eq!(value["body"]["reason"], "policy");
+}
+
+#[tokio::test]
+async fn the_latest_decisions_are_kept_where_no_sink_is_too() {
+    let off = config::Records { sink: config::Sink::Off, ..config::Records::default() };
+    let recent = Arc::new(Recent::default());
+    let mut lines = recent.follow();
+    let (recorder, handle) =
+        Recorder::start(&off, "i", metrics(), None, &Arc::default(), Some(Arc::clone(&recent))).expect("started");
+    let policy = PolicyRecord { outcome: PolicyOutcome::Loaded, policy: None, error: None };
+    recorder.offer(Record { body: Body::Policy(Box::new(policy)), ..small("/") });
+    recorder.offer(small("/kept"));
+    handle.shutdown(DEADLINE).await.expect("flushed");
+    let line: Value = serde_json::from_slice(&recent.find(Uuid::from_u128(7)).expect("kept")).expect("JSON");
+    assert_eq!((&line["seq"], &line["body"]["input"]["attributes"]["request"]["http"]["path"]), (&json!(1), &json!("/kept")));
+    assert_eq!(lines.try_recv().map(|followed| serde_json::from_slice::<Value>(&followed).expect("JSON")), Ok(line));
+}
+
+#[test]
+fn a_call_of_our_own_api_is_masked_and_cut() {
+    let control = |request: Value| {
+        let body = ControlRecord {
+            method: Some("doorward.v1.SessionService/End".to_owned()),
+            caller: Caller { uid: 7, gid: 8, pid: None },
+            request: Some(request),
+            decision: Decision::Deny,
+            outcome: "PERMISSION_DENIED",
+            detail: None,
+        };
+        let mut line = Vec::new();
+        assert!(encoder().line(&Record { body: Body::Control(Box::new(body)), ..small("/") }, 1, &mut line));
+        assert!(line.len() <= MAX_LINE);
+        let line: Value = serde_json::from_slice(&line).expect("JSON");
+        assert_eq!((&line["kind"], &line["body"]["caller"]), (&json!("control"), &json!({"uid": 7, "gid": 8})));
+        line["body"].clone()
+    };
+    let body = control(json!({"id": "s1", "password": "hunter2"}));
+    assert_eq!(body["request"]["id"], "s1");
+    assert!(body["request"]["password"].as_str().expect("text").starts_with("hmac-sha256:"), "{body}");
+    let body = control(json!({"id": "x".repeat(MAX_LINE)}));
+    assert_eq!((&body["request"], &body["request_left_out"]), (&Value::Null, &json!(true)));
 }

@@ -7,6 +7,7 @@
 use std::{
     collections::VecDeque,
     io,
+    ops::Range,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::{Body, Gap, Mask, Outbox, Record, RecordError, Sink, encode::Encoder, event, upload::Draft};
+use super::{Body, Gap, Mask, Outbox, Recent, Record, RecordError, Sink, encode::Encoder, event, upload::Draft};
 use crate::{
     clock::{self, Now},
     telemetry::metrics::{Metrics, RecordResult},
@@ -186,6 +187,7 @@ pub(super) struct Writer {
     encoder: Encoder,
     logs: Option<SdkLogger>,
     outbox: Option<Arc<Outbox>>,
+    recent: Option<Arc<Recent>>,
     /// Taken from the queue and not written yet, oldest first.
     backlog: VecDeque<Record>,
     gap: Gap,
@@ -205,11 +207,12 @@ pub(super) struct Parts {
     pub(super) instance: String,
     pub(super) logs: Option<SdkLogger>,
     pub(super) outbox: Option<Arc<Outbox>>,
+    pub(super) recent: Option<Arc<Recent>>,
 }
 
 impl Writer {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { queue, metrics, sink, mask, instance, logs, outbox } = parts;
+        let Parts { queue, metrics, sink, mask, instance, logs, outbox, recent } = parts;
         Self {
             queue,
             metrics,
@@ -217,6 +220,7 @@ impl Writer {
             encoder: Encoder { instance, mask },
             logs,
             outbox,
+            recent,
             backlog: VecDeque::new(),
             gap: Gap::default(),
             seq: 0,
@@ -316,13 +320,16 @@ impl Writer {
             self.buffer = buffer;
             let reached = result.as_ref().map_or_else(|failure| failure.written, |()| usize::MAX);
             let count = ends.partition_point(|(end, _)| *end <= reached);
-            for (record, (_, encoded)) in records.iter().skip(done).zip(ends.into_iter().take(count)) {
+            let mut start = 0;
+            for (record, (end, encoded)) in records.iter().skip(done).zip(ends.into_iter().take(count)) {
                 if encoded {
+                    self.remember(record, start..end);
                     self.seq += 1;
                     self.metrics.recorded(record.body.kind(), RecordResult::Written, 1);
                 } else {
                     self.lost(record);
                 }
+                start = end;
             }
             done += count;
             if let Err(failure) = result {
@@ -337,7 +344,8 @@ impl Writer {
         let mut seq = self.seq;
         let mut ends = Vec::new();
         for record in records {
-            let encoded = matches!(self.sink, Sink::Off) || self.encoder.line(record, seq, buffer);
+            let unread = matches!(self.sink, Sink::Off) && self.recent.is_none();
+            let encoded = unread || self.encoder.line(record, seq, buffer);
             seq += u64::from(encoded);
             ends.push((buffer.len(), encoded));
             if buffer.len() >= CHUNK {
@@ -345,6 +353,13 @@ impl Writer {
             }
         }
         ends
+    }
+
+    /// Keeps the line of a decision, which stands in this part of the buffer.
+    fn remember(&self, record: &Record, line: Range<usize>) {
+        if let (Some(recent), Body::Decision(_), Some(line)) = (&self.recent, &record.body, self.buffer.get(line)) {
+            recent.push(record.id, line);
+        }
     }
 
     fn lost(&mut self, record: &Record) {

@@ -73,7 +73,7 @@ labels! {
     /// What a log service said to a request; failed is everything but yes and too large.
     UploadAnswer { Accepted => "accepted", TooLarge => "too_large", Failed => "failed", }
     /// The kind of a record.
-    RecordKind { Decision => "decision", Shadow => "shadow", Policy => "policy", Gap => "gap", }
+    RecordKind { Decision => "decision", Shadow => "shadow", Policy => "policy", Control => "control", Gap => "gap", }
     /// What became of a record: written, dropped because the queue was full, or lost to a sink that fails.
     RecordResult { Written => "written", Dropped => "dropped", Failed => "failed", }
 }

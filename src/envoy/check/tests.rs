@@ -53,7 +53,8 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
     };
     let policies = Arc::new(PolicyStore::default());
     policies.reload(&config.policy, clock::now());
-    let (recorder, _records) = Recorder::start(&config.records, "test", telemetry.metrics(), None, &Arc::default()).unwrap();
+    let (recorder, _records) =
+        Recorder::start(&config.records, "test", telemetry.metrics(), None, &Arc::default(), None).unwrap();
     let permits = Arc::new(Permits::new(1, 1));
     let authorizer = Authorizer::new(Parts {
         settings: Settings::new(&config),
