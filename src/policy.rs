@@ -9,6 +9,9 @@ mod check;
 pub mod decision;
 pub mod downloads;
 mod engine;
+pub mod facts;
+#[allow(dead_code, reason = "being built")]
+mod former;
 pub mod input;
 pub mod inspect;
 mod load;

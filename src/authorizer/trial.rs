@@ -95,7 +95,7 @@ pub fn answer(asked: &Asked<'_>, policy: &Opened, settings: &Settings, now: Now)
     };
     match input {
         Ok(input) => {
-            let (outcome, result, evaluated) = evaluate(id, &input, &drawn, life, policy, settings);
+            let (outcome, result, evaluated) = evaluate(id, (&input, &document), &drawn, life, policy, settings);
             Answered { outcome, result, input: document, evaluated: Some(evaluated) }
         }
         Err((reason, detail)) => {
@@ -108,7 +108,7 @@ pub fn answer(asked: &Asked<'_>, policy: &Opened, settings: &Settings, now: Now)
 /// Evaluates on a thread with the stack it needs: once to warm up, as a sidecar is; then for the answer; then to explain.
 fn evaluate(
     id: Uuid,
-    input: &Input,
+    (input, document): (&Input, &Value),
     drawn: &Drawn,
     life: Option<Duration>,
     policy: &Opened,
@@ -128,7 +128,7 @@ fn evaluate(
         // A busy machine is not the policy's fault.
         let (value, took) = if late(&first) { attempt() } else { first };
         let drawn = PolicySet::take_drawn();
-        (value, Evaluated { took, explanation: policy.explain(input, &drawn, limit.max(ASIDE)) })
+        (value, Evaluated { took, explanation: policy.explain(input, document, &drawn, limit.max(ASIDE)) })
     };
     let done = thread::scope(|scope| {
         let thread = thread::Builder::new().name("trial".to_owned()).stack_size(STACK).spawn_scoped(scope, work);

@@ -17,7 +17,7 @@ use crate::{
         encode,
         shown::{Header, Shown, shown},
     },
-    policy::{inspect::Explanation, problem::Problem},
+    policy::{facts::Fact, inspect::Explanation, problem::Problem},
     verdict::{Decision, Mode, Reason},
 };
 
@@ -211,19 +211,24 @@ impl Report {
         text
     }
 
-    fn lists(&self) -> [(&'static str, Vec<String>); 5] {
+    fn lists(&self) -> [(&'static str, Vec<String>); 6] {
         let lines = &self.explanation.lines;
         let places: Vec<String> = lines.iter().map(|line| format!("{}:{}", line.file, line.line)).collect();
         let width = places.iter().map(String::len).max().unwrap_or(0);
         let lines = places.iter().zip(lines).map(|(place, line)| format!("{place:width$}  {}", line.text.replace('\t', "    ")));
         [
             ("lines that were evaluated", lines.collect()),
+            ("what they read of the input", self.explanation.facts.iter().map(fact).collect()),
             ("printed", self.explanation.prints.clone()),
             ("masked in the record, so not as they were", self.masked.clone()),
             ("findings", self.findings.iter().map(ToString::to_string).collect()),
             ("notes", self.notes.clone()),
         ]
     }
+}
+
+fn fact(fact: &Fact) -> String {
+    format!("{} = {}", fact.path, fact.value.as_deref().unwrap_or("(nothing)"))
 }
 
 fn answer_lines(answer: &Shown) -> Vec<String> {

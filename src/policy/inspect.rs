@@ -3,15 +3,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     Drawn, PolicySet,
     downloads::Downloads,
     engine::{self, Abandoned, trace::Trace},
+    facts::{self, Alias, Fact},
     input::Input,
     load::{self, Module, Sources},
     problem::{Code, LoadError, Problem},
@@ -24,7 +27,7 @@ use crate::{
 /// A set with the texts that it was made of.
 #[derive(Debug)]
 pub struct Opened {
-    pub set: PolicySet,
+    pub set: Arc<PolicySet>,
     modules: BTreeMap<String, Module>,
     rego: RegoVersion,
 }
@@ -34,6 +37,8 @@ pub struct Opened {
 pub struct Explanation {
     /// Every line with an expression that was evaluated, whether it held or not, and the first line of its rule.
     pub lines: Vec<Line>,
+    /// What of the input they read.
+    pub facts: Vec<Fact>,
     /// What the policy printed.
     pub prints: Vec<String>,
 }
@@ -48,16 +53,32 @@ pub struct Line {
 /// Loads the set that `config` names, to be asked.
 pub fn open(config: &config::Policy, now: Now) -> Result<Opened, LoadError> {
     let sources = read(config, now)?;
-    let modules = sources.modules.iter().map(|module| (module.name.clone(), module.clone())).collect();
-    Ok(Opened { set: PolicySet::compile(sources, config, &Abandoned::default())?, modules, rego: config.rego })
+    let modules = sources.modules.clone();
+    let set = PolicySet::compile(sources, config, &Abandoned::default())?;
+    Ok(Opened::new(Arc::new(set), modules, config.rego))
 }
 
 impl Opened {
-    /// What takes part when `input` is evaluated, with what was drawn before.
-    pub fn explain(&self, input: &Input, drawn: &Drawn, limit: Duration) -> Explanation {
+    /// The set with the texts that it was compiled from.
+    pub(super) fn new(set: Arc<PolicySet>, modules: Vec<Module>, rego: RegoVersion) -> Self {
+        Self { set, modules: modules.into_iter().map(|module| (module.name.clone(), module)).collect(), rego }
+    }
+
+    /// What takes part when `input` is evaluated, with what was drawn before. `document` is the same input.
+    pub fn explain(&self, input: &Input, document: &Value, drawn: &Drawn, limit: Duration) -> Explanation {
         let Trace { lines, prints } = self.set.trace(input, drawn, limit);
-        let modules = lines.iter().filter_map(|(file, lines)| Some((self.modules.get(file)?, lines)));
-        Explanation { lines: modules.flat_map(|(module, lines)| self.lines(module, lines)).collect(), prints }
+        let modules: Vec<_> = lines.iter().filter_map(|(file, lines)| Some((self.modules.get(file)?, lines))).collect();
+        let spelled_out = modules.iter().flat_map(|(module, lines)| {
+            let aliases = Alias::of_module(&module.text);
+            let line = move |line: &u32| Some(facts::spelled_out(text(module, *line)?, &aliases));
+            lines.iter().filter_map(line)
+        });
+        let spelled_out: Vec<String> = spelled_out.collect();
+        Explanation {
+            lines: modules.into_iter().flat_map(|(module, lines)| self.lines(module, lines)).collect(),
+            facts: facts::facts(spelled_out.iter().map(String::as_str), document),
+            prints,
+        }
     }
 }
 
@@ -82,10 +103,13 @@ impl Opened {
         let heads = engine::rule_lines(module.clone(), self.rego);
         let head = |line: &u32| heads.range(..=*line).next_back().copied();
         let all: BTreeSet<u32> = evaluated.iter().copied().chain(evaluated.iter().filter_map(head)).collect();
-        let text = |line: u32| module.text.lines().nth(line.checked_sub(1)? as usize);
-        let line = |line| Some(Line { file: module.name.clone(), line, text: text(line)?.to_owned() });
+        let line = |line| Some(Line { file: module.name.clone(), line, text: text(module, line)?.to_owned() });
         all.into_iter().filter_map(line).collect()
     }
+}
+
+fn text(module: &Module, line: u32) -> Option<&str> {
+    module.text.lines().nth(line.checked_sub(1)? as usize)
 }
 
 /// Finds what is wrong with the set that `config` names.

@@ -42,6 +42,8 @@ pub(super) struct Sources {
     pub(super) digest: String,
     /// Revision by name, of the bundles that have both.
     pub(super) revisions: BTreeMap<String, String>,
+    /// Bytes that were read for it.
+    pub(super) size: u64,
 }
 
 /// One `.rego` file.
@@ -90,7 +92,7 @@ fn read_with(purpose: Purpose, config: &config::Policy, fetched: &Fetched, now: 
             Err(problem) => found.problems.push(problem),
         }
     }
-    found.finish()
+    found.finish(budget.total - budget.left)
 }
 
 /// Whether `bytes` are a sound `bundle`, seen by itself: an archive that can be read, signed as it must be, of a revision
@@ -405,7 +407,7 @@ impl Found {
         }
     }
 
-    fn finish(mut self) -> Result<Sources, LoadError> {
+    fn finish(mut self, size: u64) -> Result<Sources, LoadError> {
         let data = match self.documents.merge() {
             Ok(data) => data,
             Err(problem) => {
@@ -423,6 +425,7 @@ impl Found {
             revision: (!revision.is_empty()).then_some(revision),
             digest: hex::encode(self.digest.finish()),
             revisions: self.revisions,
+            size,
         })
     }
 }

@@ -14,6 +14,8 @@ use tracing::{info, warn};
 use super::{
     downloads::{BundleStatus, Delivery, Downloads, View},
     engine::{Abandoned, PolicySet},
+    former::{Former, FormerSets},
+    inspect::Opened,
     load::{self, Sources},
     problem::{Code, LoadError, Problem, Severity},
 };
@@ -40,6 +42,15 @@ pub struct PolicyStore {
     downloads: Downloads,
     abandoned: Abandoned,
     refused: Mutex<Refused>,
+    /// None where nobody asks old sets.
+    former: Option<FormerSets>,
+}
+
+/// A set that can be put in force.
+struct New {
+    set: Arc<PolicySet>,
+    revisions: Revisions,
+    former: Option<Former>,
 }
 
 /// Sets that did not compile, so that the same bytes under the same settings are not compiled again at each look.
@@ -118,6 +129,18 @@ pub struct Refusal {
 }
 
 impl PolicyStore {
+    #[allow(dead_code, reason = "being built")]
+    /// A store that keeps the latest sets after they were in force.
+    pub fn remembering() -> Self {
+        Self { former: Some(FormerSets::default()), ..Self::default() }
+    }
+
+    #[allow(dead_code, reason = "being built")]
+    /// The set of this digest that decided by this rule, where it is kept still.
+    pub fn former(&self, digest: &str, rule: &str) -> Option<Arc<Former>> {
+        self.former.as_ref()?.find(digest, rule)
+    }
+
     /// The set that decides now. A call takes it once.
     pub fn current(&self) -> Option<Arc<PolicySet>> {
         self.current.load_full()
@@ -140,9 +163,9 @@ impl PolicyStore {
                 Ok(new) => {
                     self.downloads.accept(config, &view);
                     match (new, refused.take()) {
-                        (Some((set, revisions)), error) => {
+                        (Some(new), error) => {
                             *loaded_by = Some(config.clone());
-                            return self.loaded(set, revisions, error, now);
+                            return self.loaded(new, error, now);
                         }
                         (None, Some(error)) => return self.refused(error, now),
                         (None, None) => {
@@ -157,14 +180,8 @@ impl PolicyStore {
         self.refused(refused.unwrap_or_else(|| LoadError { problems: Vec::new() }), now)
     }
 
-    /// The set that `view` makes, and the revisions of its bundles; none when it is in force already.
-    fn attempt(
-        &self,
-        config: &config::Policy,
-        same_config: bool,
-        view: &View,
-        now: Now,
-    ) -> Result<Option<(PolicySet, Revisions)>, LoadError> {
+    /// The set that `view` makes; none when it is in force already.
+    fn attempt(&self, config: &config::Policy, same_config: bool, view: &View, now: Now) -> Result<Option<New>, LoadError> {
         let fetched = view.iter().map(|(name, (delivery, _))| (name.clone(), delivery.bytes.clone())).collect();
         let sources = load::read_all(config, &fetched, now).map_err(|mut error| {
             self.downloads.explain(&mut error);
@@ -175,13 +192,18 @@ impl PolicyStore {
             return Ok(None);
         }
         let revisions = sources.revisions.clone();
-        let set = self.compile(sources, config, now)?;
+        let texts = self.former.as_ref().map(|_| (sources.modules.clone(), sources.size));
+        let set = Arc::new(self.compile(sources, config, now)?);
         for bundle in &config.bundles {
             if let Some(revision) = bundle.name.as_ref().and_then(|name| revisions.get(name)) {
                 load::accept(bundle, revision, config)?;
             }
         }
-        Ok(Some((set, revisions)))
+        let former = texts.map(|(modules, size)| {
+            let opened = Opened::new(Arc::clone(&set), modules, config.rego);
+            Former { opened, config: config.clone(), size }
+        });
+        Ok(Some(New { set, revisions, former }))
     }
 
     fn compile(&self, sources: Sources, config: &config::Policy, now: Now) -> Result<PolicySet, LoadError> {
@@ -197,7 +219,8 @@ impl PolicyStore {
         PolicySet::compile(sources, config, &self.abandoned).inspect_err(|error| refused.keep(config, digest, error.clone(), now))
     }
 
-    fn loaded(&self, set: PolicySet, revisions: Revisions, error: Option<LoadError>, now: Now) -> Reload {
+    fn loaded(&self, new: New, error: Option<LoadError>, now: Now) -> Reload {
+        let New { set, revisions, former } = new;
         let (revision, digest) = (set.revision().to_string(), set.digest().to_string());
         for finding in set.findings() {
             match finding.severity() {
@@ -205,7 +228,10 @@ impl PolicyStore {
                 Severity::Note => info!(%finding, "about the policy"),
             }
         }
-        self.current.store(Some(Arc::new(set)));
+        if let (Some(sets), Some(former)) = (&self.former, former) {
+            sets.push(former);
+        }
+        self.current.store(Some(set));
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.revision = Some(revision.clone());
         status.digest = Some(digest.clone());

@@ -53,8 +53,28 @@ impl Wanted {
     }
 }
 
+impl Wanted {
+    /// The paths below which everything is wanted, the whole input aside.
+    pub(super) fn ends(&self) -> Vec<Vec<&str>> {
+        let mut ends = Vec::new();
+        self.below.iter().for_each(|(name, node)| node.add_ends(&mut vec![name], &mut ends));
+        ends
+    }
+
+    fn add_ends<'a>(&'a self, path: &mut Vec<&'a str>, ends: &mut Vec<Vec<&'a str>>) {
+        if self.all {
+            return ends.push(path.clone());
+        }
+        for (name, node) in &self.below {
+            path.push(name);
+            node.add_ends(path, ends);
+            path.pop();
+        }
+    }
+}
+
 /// One written-out step, `.name` or `["name"]`, and what follows it.
-fn step(text: &str) -> Option<(&str, &str)> {
+pub(super) fn step(text: &str) -> Option<(&str, &str)> {
     if let Some(rest) = text.strip_prefix("[\"") {
         let (name, rest) = rest.split_once("\"]")?;
         return (!name.contains(['\\', '"', '\n'])).then_some((name, rest));
@@ -64,7 +84,7 @@ fn step(text: &str) -> Option<(&str, &str)> {
     rest.split_at_checked(end).filter(|(name, _)| !name.is_empty())
 }
 
-fn is_word(c: char) -> bool {
+pub(super) fn is_word(c: char) -> bool {
     c == '_' || c.is_alphanumeric()
 }
 

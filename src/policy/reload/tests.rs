@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use super::*;
-use crate::policy::{engine::tests::config, input::Input, problem::Code};
+use crate::policy::{engine::tests::config, former::MAX_SETS, input::Input, problem::Code};
 
 fn answer(store: &PolicyStore) -> Option<serde_json::Value> {
     let input = Input { value: regorus::Value::new_object(), now_ns: 0 };
@@ -131,4 +131,25 @@ fn a_thousand_reloads_leave_nothing_behind() {
     });
     // Other tests may be loading at this moment; a leak would be a thousand.
     assert!(threads.map_or(0, Iterator::count) < 50);
+}
+
+#[test]
+fn old_sets_can_be_asked_again_until_too_many_came_after_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, config) = (folder.path().join("t.rego"), config(folder.path(), "t/allow"));
+    let (store, now) = (PolicyStore::remembering(), Now::from_seconds(0));
+    let put = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let Reload::Loaded { digest, .. } = store.reload(&config, now) else { panic!() };
+        digest
+    };
+    let digests: Vec<_> = (0..=MAX_SETS).map(|number| put(&format!("package t\nallow := {number}\n"))).collect();
+    assert!(store.former(&digests[0], "t/allow").is_none());
+    let former = store.former(&digests[1], "t/allow").unwrap();
+    let input = Input { value: regorus::Value::new_object(), now_ns: 0 };
+    assert_eq!(former.opened.set.evaluate(&input, Duration::from_secs(5)).unwrap(), Some(1.into()));
+    let explained = former.opened.explain(&input, &serde_json::json!({}), &BTreeMap::new(), Duration::from_secs(5));
+    assert_eq!(explained.lines[0].text, "allow := 1");
+    assert!(store.former(&digests[1], "t/other").is_none(), "another rule decided");
+    assert!(PolicyStore::default().former(&digests[1], "t/allow").is_none());
 }
