@@ -3,6 +3,7 @@
 //! slow Rego cannot starve them.
 
 mod client;
+mod control;
 mod download;
 mod keys;
 mod operations;
@@ -24,10 +25,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::reload::{Reloader, Told};
+use self::{
+    control::Control,
+    reload::{Reloader, Told},
+};
 use crate::{
     authorizer::{self, Authorizer, Permits, Shadow},
-    config::{Address, Callers as CallerConfig, Config, Environment, Listener as ListenerConfig, Own, WorkloadEndpoint},
+    config::{self, Address, Callers as CallerConfig, Config, Environment, Listener as ListenerConfig, Own, WorkloadEndpoint},
     envoy::{self, CheckService, Health, check::Door, descriptors::Descriptors},
     identity::{Identity, PeerRules, caller::CallerVerifier, tokens::Tokens},
     listener::{self, Callers, Listener, Occupied},
@@ -85,6 +89,9 @@ fn runtime(name: &str, threads: usize, stack: Option<usize>) -> anyhow::Result<R
     builder.build().context("starting a runtime")
 }
 
+/// Listeners with who may call them, and the certificates to reload.
+type Bound = (Vec<(Listener, Callers)>, Vec<Arc<ServerTls>>);
+
 /// Everything built and bound, not yet serving.
 struct App {
     config: Config,
@@ -96,6 +103,7 @@ struct App {
     readiness: Readiness,
     operations: TcpListener,
     listeners: Vec<(Listener, Callers)>,
+    control: Option<Control>,
     /// Where the Workload API is.
     workload_api: Option<WorkloadEndpoint>,
 }
@@ -108,19 +116,16 @@ impl App {
         let metrics = telemetry.metrics();
         let trust = Arc::new(TrustStore::load(&config.trust).context("loading trust bundles")?);
         let workload_api = workload::endpoint(&config.trust, &environment)?;
-        let own = Arc::new(OwnSvid::default());
-        if let Some(Own::Files(files)) = &config.trust.own {
-            own.set(tls::load(files).context("loading our own SVID")?);
-        }
-        let (policies, shadow) = (Arc::new(PolicyStore::default()), Arc::new(PolicyStore::default()));
+        let own = own_svid(&config.trust)?;
+        let (policies, recent) = control::memory(config.control.as_ref());
+        let (policies, shadow) = (Arc::new(policies), Arc::new(PolicyStore::default()));
         let descriptors = Arc::new(Descriptors::default());
         descriptors.reload(config.policy.proto_descriptor.as_deref()).context("loading the descriptors of gRPC messages")?;
         let tokens = Arc::new(Tokens::new(&config.tokens, Arc::clone(&trust)).context("loading the API keys")?);
-        let mut secrets = config.records.clone();
-        secrets.mask.headers.extend(config.tokens.secret_headers().map(str::to_owned));
         let logs = telemetry.logger();
         let (recorder, records) =
-            Recorder::start(&secrets, &instance, telemetry.metrics(), logs, &policies, None).context("starting the records")?;
+            Recorder::start(&masked(&config), &instance, telemetry.metrics(), logs, &policies, recent.clone())
+                .context("starting the records")?;
         let readiness = Readiness::default();
         let authorizer = Arc::new(Authorizer::new(authorizer::Parts {
             settings: authorizer::Settings::new(&config),
@@ -132,18 +137,11 @@ impl App {
             shadow: Shadow::start(Arc::clone(&shadow), recorder.clone(), Arc::clone(&metrics)).context("starting the shadow")?,
             metrics: Arc::clone(&metrics),
         }));
-        let mut listeners = Vec::new();
-        let mut certificates = Vec::new();
-        {
+        let (listeners, certificates) = {
             let _inside = decisions.enter();
-            for part in &config.listeners {
-                let (callers, tls) = callers(part, &trust, &own)?;
-                certificates.extend(tls);
-                let bound = Listener::bind(&part.address, part.socket_mode, occupied).context("binding a listener")?;
-                tracing::info!(address = %bound.address, insecure = part.insecure, "listening for Envoy");
-                listeners.push((bound, callers));
-            }
-        }
+            bind(&config.listeners, occupied, &trust, &own)?
+        };
+        let control = control::bind(&config, occupied, recent, &policies, &recorder, &metrics)?;
         let operations = TcpListener::bind(config.operations.address)
             .await
             .with_context(|| format!("cannot listen on `{}` (`operations.address`)", config.operations.address))?;
@@ -176,12 +174,35 @@ impl App {
             here: here_pairs(&environment, &instance),
         });
         readiness.listening();
-        Ok(Self { config, decisions, telemetry, records, authorizer, reloader, readiness, operations, listeners, workload_api })
+        Ok(Self {
+            config,
+            decisions,
+            telemetry,
+            records,
+            authorizer,
+            reloader,
+            readiness,
+            operations,
+            listeners,
+            control,
+            workload_api,
+        })
     }
 
     async fn run(self) -> anyhow::Result<()> {
-        let Self { config, decisions, telemetry, records, authorizer, reloader, readiness, operations, listeners, workload_api } =
-            self;
+        let Self {
+            config,
+            decisions,
+            telemetry,
+            records,
+            authorizer,
+            reloader,
+            readiness,
+            operations,
+            listeners,
+            control,
+            workload_api,
+        } = self;
         let stop = CancellationToken::new();
         let mut signals = Signals::new()?;
 
@@ -193,6 +214,9 @@ impl App {
         tokio::spawn(tell_health(health, readiness.clone()));
 
         let mut servers = JoinSet::new();
+        if let Some(control) = control {
+            servers.spawn(control.serve(telemetry.metrics(), stop.clone()));
+        }
         for ((bound, callers), part) in listeners.into_iter().zip(&config.listeners) {
             let door = Door {
                 authorizer: Arc::clone(&authorizer),
@@ -203,7 +227,7 @@ impl App {
                     rules: PeerRules::new(&part.peer, part.placement),
                     here: reloader.here(part.placement),
                 },
-                max_body: part.max_body.map(crate::config::Size::bytes),
+                max_body: part.max_body.map(config::Size::bytes),
                 skip_body_parse: part.skip_body_parse,
                 descriptors: Arc::clone(&reloader.descriptors),
                 message: config.limits.message.bytes(),
@@ -214,7 +238,8 @@ impl App {
             servers.spawn_on(
                 async move {
                     let connections = bound.accept(callers, metrics, stop.clone());
-                    envoy::serve(CheckService::new(door), health, reflection, &limits, connections, stop).await
+                    envoy::serve(CheckService::new(door), health, reflection, &limits, connections, stop).await?;
+                    Ok(())
                 },
                 &decisions,
             );
@@ -232,21 +257,7 @@ impl App {
             ended = servers.join_next() => ended,
         };
         readiness.draining();
-        if failed.is_none() {
-            tracing::info!(grace = %config.limits.grace, drain = %config.limits.drain, "draining");
-            tokio::select! {
-                () = sleep(config.limits.grace.duration()) => {}
-                () = signals.stop() => {}
-            }
-        }
-        stop.cancel();
-        let drained = tokio::select! {
-            drained = timeout(config.limits.drain.duration(), async { while servers.join_next().await.is_some() {} }) => drained.is_ok(),
-            () = signals.stop() => false,
-        };
-        if !drained {
-            tracing::warn!("calls were still in flight when the time to drain was over");
-        }
+        drain(&config.limits, failed.is_none(), &mut servers, &mut signals, &stop).await;
         if let Err(error) = records.shutdown(RECORDS).await {
             tracing::error!(%error, "records were lost at shutdown");
         }
@@ -256,10 +267,36 @@ impl App {
             None => Ok(()),
             Some(ended) => Err(ended
                 .map_err(anyhow::Error::from)
-                .and_then(|served| served.map_err(Into::into))
+                .and_then(|served| served)
                 .err()
                 .unwrap_or_else(|| anyhow!("a listener stopped by itself"))),
         }
+    }
+}
+
+/// Lets the calls in flight come to their end, unless a second signal says that there is no time. `gently`, others are told
+/// first to look elsewhere.
+async fn drain(
+    limits: &config::Limits,
+    gently: bool,
+    servers: &mut JoinSet<anyhow::Result<()>>,
+    signals: &mut Signals,
+    stop: &CancellationToken,
+) {
+    if gently {
+        tracing::info!(grace = %limits.grace, drain = %limits.drain, "draining");
+        tokio::select! {
+            () = sleep(limits.grace.duration()) => {}
+            () = signals.stop() => {}
+        }
+    }
+    stop.cancel();
+    let drained = tokio::select! {
+        drained = timeout(limits.drain.duration(), async { while servers.join_next().await.is_some() {} }) => drained.is_ok(),
+        () = signals.stop() => false,
+    };
+    if !drained {
+        tracing::warn!("calls were still in flight when the time to drain was over");
     }
 }
 
@@ -294,6 +331,35 @@ async fn tell_health(health: Health, readiness: Readiness) {
     }
 }
 
+/// Our own SVID, where it comes from files; that of the Workload API comes later.
+fn own_svid(trust: &config::Trust) -> anyhow::Result<Arc<OwnSvid>> {
+    let own = Arc::new(OwnSvid::default());
+    if let Some(Own::Files(files)) = &trust.own {
+        own.set(tls::load(files).context("loading our own SVID")?);
+    }
+    Ok(own)
+}
+
+/// How to keep records, the headers masked that tokens come in.
+fn masked(config: &Config) -> config::Records {
+    let mut records = config.records.clone();
+    records.mask.headers.extend(config.tokens.secret_headers().map(str::to_owned));
+    records
+}
+
+/// Binds the listeners for Envoy; the certificates are those to reload. Must run inside the runtime they are for.
+fn bind(parts: &[ListenerConfig], occupied: Occupied, trust: &Arc<TrustStore>, own: &Arc<OwnSvid>) -> anyhow::Result<Bound> {
+    let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
+    for part in parts {
+        let (callers, tls) = callers(part, trust, own)?;
+        certificates.extend(tls);
+        let bound = Listener::bind(&part.address, part.socket_mode, occupied).context("binding a listener")?;
+        tracing::info!(address = %bound.address, insecure = part.insecure, "listening for Envoy");
+        listeners.push((bound, callers));
+    }
+    Ok((listeners, certificates))
+}
+
 /// Who may call a listener, and the certificate to reload for it.
 fn callers(
     part: &ListenerConfig,
@@ -326,7 +392,7 @@ fn here_pairs(environment: &Environment, instance: &str) -> Vec<(&'static str, O
 }
 
 impl Reloader {
-    fn here(&self, placement: crate::config::Placement) -> Here {
+    fn here(&self, placement: config::Placement) -> Here {
         let known = self.here.iter().map(|(key, value)| (*key, value.as_deref()));
         Here::new(known.chain([("placement", Some(placement.as_str()))]))
     }

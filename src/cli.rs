@@ -5,12 +5,15 @@ mod bench;
 mod check;
 mod completion;
 mod config;
+mod control;
 mod eval;
+mod explain;
 mod generate;
 mod health;
 mod question;
 mod serve;
 mod source;
+mod tail;
 mod test;
 
 use std::{
@@ -60,6 +63,8 @@ Examples:
   doorward eval --policy policy/ --path /   what would be decided, and why
   doorward gen envoy --upstream HOST:PORT   Envoy's configuration
   doorward health                           is the local doorward ready?
+  doorward tail --decision deny             decisions as they are made
+  doorward explain ID                       why one was made
 
 Exit codes: 0 done, 1 failed, 2 denied, 3 invalid";
 
@@ -83,6 +88,10 @@ enum Command {
     Bench(bench::Args),
     /// Run the tests of a policy, as `opa test` does
     Test(test::Args),
+    /// Follow decisions as they are made
+    Tail(tail::Args),
+    /// Tell why a decision was made
+    Explain(explain::Args),
     /// Print a completion script for a shell
     Completion(completion::Args),
 }
@@ -108,6 +117,8 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Tail(args) => tail::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Completion(args) => completion::run(&args),
     };
     exit.into()

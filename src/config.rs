@@ -5,6 +5,7 @@ pub mod opa;
 
 mod bundle;
 mod check;
+mod control;
 mod file;
 mod node;
 mod tokens;
@@ -25,6 +26,7 @@ use url::Url;
 
 pub use self::{
     bundle::{Bundle, Download, Poll, Signing, SigningAlgorithm, SigningKey, Source},
+    control::Control,
     file::{ConfigError, Environment, load},
     node::{Node, Value},
     tokens::{ApiKeys, Dpop, Foreign, Issuer, IssuerKind, JwtSvid, TokenAlgorithm, Tokens},
@@ -52,6 +54,8 @@ pub struct Config {
     pub policy: Policy,
     #[serde(default)]
     pub answer: Answer,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Control>,
     #[serde(default)]
     pub records: Records,
     #[serde(default)]

@@ -9,6 +9,7 @@ pub mod cli;
 
 mod app;
 
+mod control;
 mod envoy;
 
 mod listener;

@@ -72,11 +72,16 @@ pub enum Occupied {
     TakeOver,
 }
 
+/// A process that may not call.
+pub type Stranger = tokio::net::unix::UCred;
+
 /// Who may call.
 #[derive(Debug, Clone)]
 pub enum Callers {
     /// Processes of these users, by SO_PEERCRED.
     Uids(Vec<u32>),
+    /// The same for our own API, where somebody is told of the others, once a second at most.
+    Operators(Vec<u32>, mpsc::Sender<Stranger>),
     /// Holders of these SPIFFE IDs, by client certificate.
     SpiffeIds(Arc<ServerConfig>, Arc<[SpiffeId]>, Arc<TrustStore>),
     /// TLS without client authentication, by `insecure: true`.
@@ -247,6 +252,16 @@ impl Gate {
                 Ok(peer) => self.refuse(Transport::Unix, &format!("user id {} is not in `callers.uids`", peer.uid())),
                 Err(error) => self.refuse(Transport::Unix, &format!("its user id is unknown: {error}")),
             },
+            (Callers::Operators(uids, strangers), Connection::Unix(stream)) => match stream.peer_cred() {
+                Ok(peer) if uids.contains(&peer.uid()) => self.hand_over(Connection::Unix(stream)).await,
+                Ok(peer) => {
+                    if self.turn_away(Transport::Control, &format!("user id {} is not in `control.uids`", peer.uid())) {
+                        // With so many waiting to be told of, one more tells nothing new.
+                        let _ = strangers.try_send(peer);
+                    }
+                }
+                Err(error) => self.refuse(Transport::Control, &format!("its user id is unknown: {error}")),
+            },
             (Callers::Anyone, connection @ Connection::Tcp(_)) => self.hand_over(connection).await,
             (Callers::SpiffeIds(tls, allowed, trust), Connection::Tcp(stream)) => {
                 self.handshake(stream, tls, Some((Arc::clone(allowed), Arc::clone(trust)))).await;
@@ -295,11 +310,21 @@ impl Gate {
     }
 
     fn refuse(&self, transport: Transport, why: &str) {
+        self.turn_away(transport, why);
+    }
+
+    /// Counts a refusal, and says whether it was told of.
+    fn turn_away(&self, transport: Transport, why: &str) -> bool {
         self.metrics.caller_refused(transport);
-        if self.may_tell() {
-            let remedy = "if it is your Envoy, add it to the listener's `callers`";
+        let told = self.may_tell();
+        if told {
+            let remedy = match transport {
+                Transport::Control => "if it is an operator's, add it to `control.uids`",
+                Transport::Unix | Transport::Tcp | Transport::Tls => "if it is your Envoy, add it to the listener's `callers`",
+            };
             tracing::warn!(listener = transport.as_str(), why, remedy, "refused a caller");
         }
+        told
     }
 
     /// True once a second.

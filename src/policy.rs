@@ -10,7 +10,6 @@ pub mod decision;
 pub mod downloads;
 mod engine;
 pub mod facts;
-#[allow(dead_code, reason = "being built")]
 mod former;
 pub mod input;
 pub mod inspect;
@@ -31,5 +30,6 @@ mod wanted;
 pub use self::{
     builtins::context::{Drawn, drawn_of},
     engine::{Failure, PolicySet},
+    former::{Former, MAX_SETS},
     reload::{PolicyStore, Reload},
 };

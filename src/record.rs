@@ -4,11 +4,9 @@
 
 mod encode;
 mod event;
-#[allow(dead_code, reason = "being built")]
 pub mod find;
 pub mod kept;
 mod mask;
-#[allow(dead_code, reason = "being built")]
 pub mod recent;
 mod sink;
 mod upload;
@@ -91,7 +89,6 @@ pub enum Body {
     Decision(Arc<DecisionRecord>),
     Shadow(Box<ShadowRecord>),
     Policy(Box<PolicyRecord>),
-    #[allow(dead_code, reason = "being built")]
     Control(Box<ControlRecord>),
     /// Written by the writer itself.
     Gap(Gap),
@@ -427,4 +424,4 @@ impl Handle {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

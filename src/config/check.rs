@@ -1,6 +1,8 @@
 //! What spans several keys of the configuration: each finding names the key and says what to write instead.
 
-use super::{Address, Config, Download, Listener, Own, PeerProof, Placement, RecordWrite, Shown, Sink, bundle, tokens, upload};
+use super::{
+    Address, Config, Download, Listener, Own, PeerProof, Placement, RecordWrite, Shown, Sink, bundle, control, tokens, upload,
+};
 
 /// `(key, text)` for each mistake; empty when the configuration can be used.
 pub(super) fn check(config: &Config) -> Vec<(String, String)> {
@@ -51,6 +53,9 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
     }
     for (index, listener) in config.listeners.iter().enumerate() {
         check_listener(config, index, listener, &mut found);
+    }
+    if let Some(part) = &config.control {
+        control::check(part, config, &mut found);
     }
     if config.records.write == RecordWrite::Commit && !matches!(config.records.sink, Sink::File(_)) {
         found.push((

@@ -129,13 +129,11 @@ pub struct Refusal {
 }
 
 impl PolicyStore {
-    #[allow(dead_code, reason = "being built")]
     /// A store that keeps the latest sets after they were in force.
     pub fn remembering() -> Self {
         Self { former: Some(FormerSets::default()), ..Self::default() }
     }
 
-    #[allow(dead_code, reason = "being built")]
     /// The set of this digest that decided by this rule, where it is kept still.
     pub fn former(&self, digest: &str, rule: &str) -> Option<Arc<Former>> {
         self.former.as_ref()?.find(digest, rule)

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{encode::MAX_LINE, *};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new(&SdkMeterProvider::default().meter("test")))
@@ -37,7 +37,7 @@ fn encoder() -> encode::Encoder {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "tests write the document in place")]
-pub(super) fn decision(input: Value) -> DecisionRecord {
+pub fn decision(input: Value) -> DecisionRecord {
     DecisionRecord {
         decision: Decision::Deny,
         enforced: true,
@@ -83,7 +83,7 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
 }
 
-async fn until(what: &str, condition: impl Fn() -> bool) {
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < DEADLINE, "waited in vain for {what}");

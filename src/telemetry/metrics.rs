@@ -66,7 +66,7 @@ labels! {
     /// What became of a request for a bundle; refused is one that came and is not sound.
     Fetch { Fetched => "fetched", Unchanged => "unchanged", Refused => "refused", Failed => "failed", }
     /// How a caller reached a listener.
-    Transport { Unix => "unix", Tcp => "tcp", Tls => "tls", }
+    Transport { Unix => "unix", Tcp => "tcp", Tls => "tls", Control => "control", }
     /// What became of a decision on its way to the log service: uploaded, withheld by the policy, dropped because too many
     /// were waiting or the end had come, or too large for the service.
     Upload { Uploaded => "uploaded", Withheld => "withheld", Dropped => "dropped", TooLarge => "too_large", }
@@ -103,6 +103,7 @@ pub struct Metrics {
     peers: Vec<BoundCounter<u64>>,
     config_reloads: Vec<BoundCounter<u64>>,
     callers_refused: Vec<BoundCounter<u64>>,
+    control_calls: Counter<u64>,
     shadow_reloads: Vec<BoundCounter<u64>>,
     shadow: Vec<BoundCounter<u64>>,
     shadow_by_rule: Counter<u64>,
@@ -213,6 +214,7 @@ impl Metrics {
                 .iter()
                 .map(|transport| refused.bind(&[KeyValue::new("listener", transport.as_str())]))
                 .collect(),
+            control_calls: counter("doorward.control.calls", "Calls of our own API, by what became of them."),
             shadow_reloads: reloads("doorward.shadow.reloads", "Attempts to load the second policy set."),
             shadow: Compared::ALL.iter().map(|result| shadow.bind(&[KeyValue::new("result", result.as_str())])).collect(),
             shadow_by_rule: counter("doorward.shadow.differences", "Calls that a second policy set answered otherwise, by rule."),
@@ -364,6 +366,12 @@ impl Metrics {
             let rule = rule.map_or_else(|| "unnamed".to_owned(), |rule| self.shadow_rules.label(rule));
             self.shadow_by_rule.add(1, &[KeyValue::new("result", compared.as_str()), KeyValue::new("rule", rule)]);
         }
+    }
+
+    /// `method` is one that our own API has, or `other`.
+    pub fn control_called(&self, method: &str, code: Code) {
+        let status = KeyValue::new("rpc.status_code", super::trace::status_text(code));
+        self.control_calls.add(1, &[KeyValue::new("rpc.method", method.to_owned()), status]);
     }
 
     pub fn caller_refused(&self, transport: Transport) {

@@ -170,7 +170,7 @@ pub(super) fn sampler(ratio: f64) -> Sampler {
 }
 
 /// The name of a status, as the semantic conventions write it.
-pub(super) const fn status_text(code: Code) -> &'static str {
+pub const fn status_text(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

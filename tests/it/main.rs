@@ -16,6 +16,7 @@ mod harness;
 
 mod attacks;
 mod cases;
+mod control;
 mod process;
 mod real_envoy;
 mod real_issuers;

@@ -10,8 +10,10 @@ fn modules_import_downwards_only() {
     for (file, text) in sources(Path::new("src")) {
         let module = file.strip_prefix("src/").unwrap().split(['/', '.']).next().unwrap().to_owned();
         let Some(own) = layers.get(&module) else { continue };
+        let mut listed = false;
         for (number, line) in text.lines().enumerate() {
-            for import in imports(line, &layers) {
+            listed = (listed && line != "};") || line == "use crate::{";
+            for import in imports(line, listed, &layers) {
                 if import != module && layers[import] <= *own {
                     wrong.push(format!("{file}:{}: `{module}` imports `{import}`, which is not below it", number + 1));
                 }
@@ -57,19 +59,19 @@ fn layers(lib: &str) -> BTreeMap<String, usize> {
     layers
 }
 
-/// The modules that a line names: `crate::x` anywhere, or `x::` at the start of a line of a `use crate::{` list.
-fn imports<'a>(line: &str, layers: &'a BTreeMap<String, usize>) -> impl Iterator<Item = &'a str> {
+/// The modules that a line names: `crate::x` anywhere, or `x::` at the start of a line of a `use crate::{` list, in which it
+/// may be.
+fn imports<'a>(line: &str, listed: bool, layers: &'a BTreeMap<String, usize>) -> impl Iterator<Item = &'a str> {
     let code = line.split("//").next().unwrap_or_default().to_owned();
-    let in_list = code.strip_prefix("    ").filter(|rest| !rest.starts_with(' ')).map(str::to_owned);
+    let in_list = code.strip_prefix("    ").filter(|rest| listed && !rest.starts_with(' ')).map(str::to_owned);
     layers.keys().map(String::as_str).filter(move |module| {
         let named = code.match_indices("crate::").any(|(at, found)| {
             let rest = code[at + found.len()..].trim_start_matches('{');
             rest.strip_prefix(module).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
         });
-        let listed = in_list.as_deref().is_some_and(|rest| {
-            rest.strip_prefix(module)
-                .is_some_and(|rest| (rest.starts_with("::") || rest == ",") && code.trim_end().ends_with([',', '{', '}']))
-        });
+        let listed = in_list
+            .as_deref()
+            .is_some_and(|rest| rest.strip_prefix(module).is_some_and(|rest| rest.starts_with("::") || rest == ","));
         named || listed
     })
 }
