@@ -29,6 +29,83 @@ pub struct Fault {
     pub text: String,
 }
 
+impl Fault {
+    /// The same, in a document that has this one at `key`.
+    pub fn below(mut self, key: &str) -> Self {
+        self.at.insert(0, key.to_owned());
+        self
+    }
+}
+
+/// A document read into its type, or the first thing that is wrong with it.
+pub fn document<T: de::DeserializeOwned>(document: &Value) -> Result<T, Vec<Fault>> {
+    serde_path_to_error::deserialize(document).map_err(|error| {
+        let steps = error.path().iter().filter_map(|segment| match segment {
+            serde_path_to_error::Segment::Seq { index } => Some(index.to_string()),
+            serde_path_to_error::Segment::Map { key } => Some(key.clone()),
+            serde_path_to_error::Segment::Enum { variant } => Some(variant.clone()),
+            serde_path_to_error::Segment::Unknown => None,
+        });
+        vec![Fault { at: steps.collect(), text: error.inner().to_string() }]
+    })
+}
+
+/// The members of one object of a document. All that is wrong with them is told together, and so are members that nobody
+/// asked for.
+#[derive(Debug)]
+pub struct Members<'a> {
+    object: Option<&'a Map<String, Value>>,
+    known: Vec<&'static str>,
+    faults: Vec<Fault>,
+}
+
+impl<'a> Members<'a> {
+    pub fn of(document: &'a Value) -> Self {
+        let object = document.as_object();
+        let fault = || Fault { at: Vec::new(), text: "must be an object".to_owned() };
+        Self { object, known: Vec::new(), faults: object.is_none().then(fault).into_iter().collect() }
+    }
+
+    /// The member as it is written.
+    pub fn raw(&mut self, name: &'static str) -> Option<&'a Value> {
+        if !self.known.contains(&name) {
+            self.known.push(name);
+        }
+        self.object?.get(name)
+    }
+
+    /// The member; none where it is absent, or where something is wrong with it.
+    pub fn read<T: de::DeserializeOwned>(&mut self, name: &'static str) -> Option<T> {
+        self.read_by(name, document)
+    }
+
+    /// The same by a reader of its own.
+    pub fn read_by<T>(&mut self, name: &'static str, read: impl FnOnce(&'a Value) -> Result<T, Vec<Fault>>) -> Option<T> {
+        let read = read(self.raw(name)?);
+        read.map_err(|faults| self.faults.extend(faults.into_iter().map(|fault| fault.below(name)))).ok()
+    }
+
+    /// Something is wrong with a member.
+    pub fn refuse(&mut self, name: &str, text: impl Into<String>) {
+        self.faults.push(Fault { at: vec![name.to_owned()], text: text.into() });
+    }
+
+    /// Something is wrong with the object as a whole.
+    pub fn refuse_all(&mut self, text: impl Into<String>) {
+        self.faults.push(Fault { at: Vec::new(), text: text.into() });
+    }
+
+    /// What was made of them, or all that is wrong.
+    pub fn finish<T>(mut self, made: T) -> Result<T, Vec<Fault>> {
+        let names = self.object.into_iter().flat_map(Map::keys);
+        for name in names.filter(|name| !self.known.contains(&name.as_str())) {
+            let text = format!("`{name}` is not known here; the keys are {}", self.known.join(", "));
+            self.faults.push(Fault { at: vec![name.clone()], text });
+        }
+        if self.faults.is_empty() { Ok(made) } else { Err(self.faults) }
+    }
+}
+
 /// One object and nothing after it, at most `depth` levels deep, in which no object has a name twice (RFC 8259 §4 leaves
 /// open what such a text means, so two readers may see two things).
 pub fn strict_object(text: &[u8], depth: usize) -> Result<Map<String, Value>, JsonError> {
@@ -191,6 +268,34 @@ mod tests {
             assert_eq!(strict_object(text.as_bytes(), 8).ok().map(Value::Object), expected, "{text}");
         }
         assert!(strict_object(b"{\"a\":\"\xff\"}", 8).is_err());
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_an_object_is_told() {
+        let read = |document: &Value| {
+            let mut members = Members::of(document);
+            let size: Option<u32> = members.read("size");
+            let names: Option<Vec<String>> = members.read("names");
+            if size == Some(0) {
+                members.refuse("size", "must be at least 1");
+            }
+            members.finish((size, names))
+        };
+        assert_eq!(read(&json!({"size": 3})), Ok((Some(3), None)));
+        let told = |document| {
+            let faults = read(&document).unwrap_err();
+            faults.iter().map(|fault| format!("{}: {}", fault.at.join("/"), fault.text)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(json!([])), [": must be an object"]);
+        assert_eq!(told(json!({"size": 0})), ["size: must be at least 1"]);
+        assert_eq!(
+            told(json!({"size": null, "names": ["a", 7], "name": "a"})),
+            [
+                "size: invalid type: null, expected u32",
+                "names/1: invalid type: number, expected a string",
+                "name: `name` is not known here; the keys are size, names",
+            ]
+        );
     }
 
     #[test]
