@@ -32,7 +32,7 @@ pub mod keys;
 mod replay;
 pub mod token;
 pub mod tokens;
-mod x509;
+pub mod x509;
 mod xfcc;
 
 /// Memory for remembered certificates, in bytes: some eight thousand of the usual size.
