@@ -2,6 +2,8 @@
 //! method or MCP tool. What the catalogue does not list, or what cannot be read, is not known, and an action that is
 //! not known is taken for the worst where its tier says so.
 
+pub mod tier;
+
 use std::{sync::Arc, time::Duration};
 
 use crate::verdict::{Class, Mode, Protocol, Sensitivity, Tier};
