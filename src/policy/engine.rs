@@ -32,6 +32,7 @@ use self::{
 };
 use super::{
     builtins::context::{self, Drawn},
+    documents::Documents,
     input::Input,
     load::Sources,
     problem::{LoadError, Problem},
@@ -56,6 +57,8 @@ pub struct PolicySet {
     rules: HashSet<String>,
     /// What of the input it can read.
     wanted: Wanted,
+    /// What its documents say.
+    documents: Documents,
     /// Warnings and notes about it.
     findings: Vec<Problem>,
     revision: Arc<str>,
@@ -78,7 +81,17 @@ impl PolicySet {
         let digest = sources.digest.clone();
         let revisions = Arc::new(sources.revisions.clone());
         let wanted = Wanted::by(sources.modules.iter().map(|module| module.text.as_str()));
-        let Compiled { engine, rule, bytecode, rules, findings } = compile::compile(sources, config, abandoned)?;
+        let documents = Documents::compile(&sources);
+        let compiled = compile::compile(sources, config, abandoned);
+        let (documents, compiled) = match (documents, compiled) {
+            (Ok(documents), Ok(compiled)) => (documents, compiled),
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error),
+            (Err(mut error), Err(other)) => {
+                error.problems.extend(other.problems);
+                return Err(error);
+            }
+        };
+        let Compiled { engine, rule, bytecode, rules, findings } = compiled;
         Ok(Self {
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             engine,
@@ -86,6 +99,7 @@ impl PolicySet {
             bytecode,
             rules,
             wanted,
+            documents,
             findings,
             revision: revision.into(),
             revisions,
@@ -106,6 +120,12 @@ impl PolicySet {
     /// Warnings and notes that its author should know, the gravest first.
     pub fn findings(&self) -> &[Problem] {
         &self.findings
+    }
+
+    /// What its documents below `data.doorward` say.
+    #[allow(dead_code, reason = "being built")]
+    pub fn documents(&self) -> &Documents {
+        &self.documents
     }
 
     pub(super) fn wanted(&self) -> &Wanted {
@@ -228,8 +248,7 @@ impl PolicySet {
 
 impl fmt::Debug for PolicySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, rule, revision, digest, wanted: _, engine: _, bytecode: _, findings: _, rules: _, revisions: _ } =
-            self;
+        let Self { generation, rule, revision, digest, .. } = self;
         let mut debug = f.debug_struct("PolicySet");
         debug.field("generation", generation).field("rule", rule).field("revision", revision).field("digest", digest).finish()
     }

@@ -135,11 +135,13 @@ pub fn inspect(config: &config::Policy, decision: Decision, now: Now) -> Inspect
 fn without_decision(sources: Sources, config: &config::Policy, error: LoadError) -> Inspection {
     let path: Vec<_> = config.decision.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
     let package = path.split_last().map(|(_, package)| package.to_vec()).unwrap_or_default();
-    match engine::findings(sources, config) {
-        Ok((_, packages)) if packages.contains(&package) => Inspection { findings: error.problems, decides: true },
-        Ok((findings, _)) => Inspection { findings, decides: false },
-        Err(error) => Inspection { findings: error.problems, decides: false },
-    }
+    let (problems, of_documents) = match engine::findings(sources, config) {
+        Ok((_, packages)) if packages.contains(&package) => return Inspection { findings: error.problems, decides: true },
+        Ok((findings, _)) => (findings, error.problems),
+        Err(other) => (other.problems, error.problems),
+    };
+    let of_documents = of_documents.into_iter().filter(|problem| problem.code == Code::Document);
+    Inspection { findings: of_documents.chain(problems).collect(), decides: false }
 }
 
 /// The sources as a start without network would have them.

@@ -5,6 +5,7 @@
 mod archive;
 mod data;
 mod folder;
+pub(super) mod origin;
 mod revision;
 mod signature;
 
@@ -36,6 +37,8 @@ pub(super) struct Sources {
     pub(super) modules: Vec<Module>,
     /// Always an object.
     pub(super) data: Value,
+    /// Files that hold documents of ours, to say where in them something is wrong.
+    pub(super) origins: Vec<origin::Origin>,
     /// Revisions of the bundles' manifests, joined by commas where there are several.
     pub(super) revision: Option<String>,
     /// SHA-256 in hex over the names and contents of all files used.
@@ -346,7 +349,7 @@ impl Found {
             match kind {
                 Kind::Rego => self.add_module(file.label, file.bytes, roots.clone()),
                 Kind::Json | Kind::Yaml => {
-                    if let Err(problem) = self.documents.add(&file, kind, roots.as_deref()) {
+                    if let Err(problem) = self.documents.add(file, kind, roots.as_deref()) {
                         self.problems.push(problem);
                     }
                 }
@@ -408,11 +411,11 @@ impl Found {
     }
 
     fn finish(mut self, size: u64) -> Result<Sources, LoadError> {
-        let data = match self.documents.merge() {
-            Ok(data) => data,
+        let (data, origins) = match self.documents.merge() {
+            Ok(merged) => merged,
             Err(problem) => {
                 self.problems.push(problem);
-                Value::Null
+                (Value::Null, Vec::new())
             }
         };
         if !self.problems.is_empty() {
@@ -422,6 +425,7 @@ impl Found {
         Ok(Sources {
             modules: self.modules,
             data,
+            origins,
             revision: (!revision.is_empty()).then_some(revision),
             digest: hex::encode(self.digest.finish()),
             revisions: self.revisions,

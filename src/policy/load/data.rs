@@ -9,8 +9,15 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
-use super::{File, Kind, within, without_place};
-use crate::policy::problem::{Code, Problem};
+use super::{
+    File, Kind,
+    origin::{Node, Origin},
+    within, without_place,
+};
+use crate::policy::{
+    documents,
+    problem::{Code, Problem},
+};
 
 /// Keys below which `serde_json` keeps its own numbers and raw text: from a file they would turn an object into a
 /// number.
@@ -18,13 +25,16 @@ const PRIVATE_KEYS: &str = "$serde_json::private::";
 
 /// The data files read so far, each already placed below the root.
 #[derive(Default)]
-pub(super) struct Documents(Vec<(String, Map<String, Value>)>);
+pub(super) struct Documents {
+    placed: Vec<(String, Map<String, Value>)>,
+    origins: Vec<Origin>,
+}
 
 impl Documents {
-    pub(super) fn add(&mut self, file: &File, kind: Kind, roots: Option<&[String]>) -> Result<(), Problem> {
+    pub(super) fn add(&mut self, file: File, kind: Kind, roots: Option<&[String]>) -> Result<(), Problem> {
         let document = match kind {
-            Kind::Yaml => parse_yaml(file)?,
-            _ => parse_json(file)?,
+            Kind::Yaml => parse_yaml(&file)?,
+            _ => parse_json(&file)?,
         };
         let mut value = document;
         for folder in file.folders().iter().rev() {
@@ -40,14 +50,20 @@ impl Documents {
             let text = format!("`{path}` lies outside the `roots` of the bundle's manifest; add it there or move the data");
             return Err(Problem::of_file(Code::Roots, &file.label, text));
         }
-        self.0.push((file.label.clone(), document));
+        if document.contains_key(documents::ROOT)
+            && let Ok(text) = String::from_utf8(file.bytes)
+        {
+            let folders = file.path.split_last().map(|(_, folders)| folders.to_vec()).unwrap_or_default();
+            self.origins.push(Origin { label: file.label.clone(), folders, text });
+        }
+        self.placed.push((file.label, document));
         Ok(())
     }
 
     /// One document of all. Files are compared before any is taken apart, so that both sides of a conflict have a name.
-    pub(super) fn merge(&mut self) -> Result<Value, Problem> {
-        for (index, (label, document)) in self.0.iter().enumerate() {
-            for (other, earlier) in self.0.iter().take(index) {
+    pub(super) fn merge(self) -> Result<(Value, Vec<Origin>), Problem> {
+        for (index, (label, document)) in self.placed.iter().enumerate() {
+            for (other, earlier) in self.placed.iter().take(index) {
                 if let Some(path) = conflict(earlier, document) {
                     let text = format!("`data.{path}` is something else in `{other}`; keep one of the two");
                     return Err(Problem::of_file(Code::Conflict, label, text));
@@ -55,8 +71,8 @@ impl Documents {
             }
         }
         let mut merged = Map::new();
-        self.0.drain(..).for_each(|(_, document)| merge(&mut merged, document));
-        Ok(Value::Object(merged))
+        self.placed.into_iter().for_each(|(_, document)| merge(&mut merged, document));
+        Ok((Value::Object(merged), self.origins))
     }
 }
 
@@ -155,6 +171,11 @@ pub(super) fn parse_yaml(file: &File) -> Result<Value, Problem> {
 pub(in crate::policy) fn read_yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
     let Yaml(value) = serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })?;
     Ok(value)
+}
+
+/// Keys and places of a JSON or YAML text.
+pub(super) fn located(text: &str) -> Result<Node, serde_saphyr::Error> {
+    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
 }
 
 /// A YAML value as JSON. Unlike `Value` itself it takes every map for a map.

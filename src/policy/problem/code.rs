@@ -78,6 +78,9 @@ codes! {
     /// Rego, JSON or YAML that does not parse.
     Parse => "parse", Error, "refuses it too, with few exceptions of syntax", "there would be nothing to evaluate",
         "mend the syntax at this place";
+    /// A document below `data.doorward` cannot be used.
+    Document => "document", Error, "knows no such documents", "what the entry was meant to forbid would be allowed",
+        "correct the entry; policies/README.md lists the keys";
     /// Two sources say different things about one document.
     Conflict => "conflict", Error, "refuses it too", "which of them holds would depend on their order",
         "keep one of the two";

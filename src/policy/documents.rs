@@ -1,0 +1,73 @@
+//! The documents below `data.doorward`, compiled into what their modules make of them, with the policy set they belong to
+//! and never apart from it. What is wrong in one is a problem at its place in a file, and refuses the whole set.
+
+use serde_json::Value;
+
+use super::{
+    load::{Sources, origin},
+    problem::{Code, LoadError, Problem},
+};
+use crate::{action::tier::Tiers, json::Fault, risk::Weights, workload::Registry};
+
+/// Where they lie below `data`.
+pub(super) const ROOT: &str = "doorward";
+/// Documents that a set may have; what else lies beside them was meant to be one.
+const NAMES: [&str; 4] = ["actions", "workloads", "tiers", "signals"];
+
+/// What the documents of one set say. An absent one says nothing.
+#[derive(Debug, Default)]
+pub struct Documents {
+    pub registry: Registry,
+    pub tiers: Tiers,
+    pub signals: Weights,
+}
+
+impl Documents {
+    pub(super) fn compile(sources: &Sources) -> Result<Self, LoadError> {
+        let Some(root) = sources.data.get(ROOT) else { return Ok(Self::default()) };
+        let mut faults = Vec::new();
+        let documents = Self {
+            registry: read(root, "workloads", Registry::compile, &mut faults),
+            tiers: read(root, "tiers", Tiers::compile, &mut faults),
+            signals: read(root, "signals", Weights::compile, &mut faults),
+        };
+        match root.as_object() {
+            None => faults.push(Fault { at: Vec::new(), text: "must be an object".to_owned() }),
+            Some(root) => faults.extend(root.keys().filter(|name| !NAMES.contains(&name.as_str())).map(|name| Fault {
+                at: vec![name.clone()],
+                text: format!("no document of this name is known here; they are {}", NAMES.join(", ")),
+            })),
+        }
+        if faults.is_empty() {
+            return Ok(documents);
+        }
+        let faults: Vec<_> = faults.into_iter().map(|fault| fault.below(ROOT)).collect();
+        let places = origin::places(&sources.origins, &faults);
+        let mut problems: Vec<_> = faults.iter().zip(places).map(|(fault, place)| problem(fault, place)).collect();
+        problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        Err(LoadError { problems })
+    }
+}
+
+/// One of the documents; nothing in it where it is absent or wrong.
+fn read<T: Default>(
+    root: &Value,
+    name: &str,
+    compile: impl FnOnce(&Value) -> Result<T, Vec<Fault>>,
+    faults: &mut Vec<Fault>,
+) -> T {
+    let compiled = root.get(name).map(compile).unwrap_or_else(|| Ok(T::default()));
+    compiled.unwrap_or_else(|found| {
+        faults.extend(found.into_iter().map(|fault| fault.below(name)));
+        T::default()
+    })
+}
+
+fn problem(fault: &Fault, place: Option<origin::Place>) -> Problem {
+    let text = format!("`data.{}`: {}", fault.at.join("."), fault.text);
+    let origin::Place { file, line, column, source } = place.unwrap_or_default();
+    Problem { line, column, source, ..Problem::of_file(Code::Document, file, text) }
+}
+
+#[cfg(test)]
+mod tests;
