@@ -2,9 +2,14 @@
 //! method or MCP tool. What the catalogue does not list, or what cannot be read, is not known, and an action that is
 //! not known is taken for the worst where its tier says so.
 
+mod canonical;
+pub mod catalogue;
+mod mcp;
 pub mod tier;
 
 use std::{sync::Arc, time::Duration};
+
+use serde::Deserialize;
 
 use crate::verdict::{Class, Mode, Protocol, Sensitivity, Tier};
 
@@ -103,7 +108,8 @@ pub struct Adds {
 }
 
 /// When an action needs a grant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GrantRule {
     /// No grant lifts `forbid_after`.
     #[default]

@@ -31,13 +31,18 @@ use self::{
 };
 use crate::{
     authorizer::{self, Authorizer, Permits, Shadow},
-    config::{self, Address, Callers as CallerConfig, Config, Environment, Listener as ListenerConfig, Own, WorkloadEndpoint},
+    clock,
+    config::{
+        self, Address, Callers as CallerConfig, Config, Environment, Incomplete, Listener as ListenerConfig, Own, Placement,
+        Sink, WorkloadEndpoint,
+    },
     envoy::{self, CheckService, Health, check::Door, descriptors::Descriptors},
     identity::{Identity, PeerRules, caller::CallerVerifier, tokens::Tokens},
     listener::{self, Callers, Listener, Occupied},
-    policy::{PolicyStore, input::Here},
+    policy::{Host, PolicyStore, input::Here},
     readiness::Readiness,
     record::{self, Recorder},
+    session::Sessions,
     telemetry::Telemetry,
     tls::{self, ServerTls},
     trust::{TrustStore, own::OwnSvid, workload::Workload},
@@ -131,6 +136,7 @@ impl App {
             settings: authorizer::Settings::new(&config),
             identity: Identity::new(Arc::clone(&trust), Arc::clone(&own)),
             tokens: Arc::clone(&tokens),
+            sessions: open_sessions(&config, &policies)?,
             policies: Arc::clone(&policies),
             permits: Arc::new(Permits::new(evaluators, config.limits.queue)),
             recorder: recorder.clone(),
@@ -226,6 +232,7 @@ impl App {
                     name: part.address.to_string().into(),
                     rules: PeerRules::new(&part.peer, part.placement),
                     here: reloader.here(part.placement),
+                    sole: sees_all(part, &config.sessions),
                 },
                 max_body: part.max_body.map(config::Size::bytes),
                 skip_body_parse: part.skip_body_parse,
@@ -245,12 +252,11 @@ impl App {
             );
         }
 
-        let streams = workload::Streams::new(Arc::clone(&reloader.workload), workload_api, stop.clone());
-        tokio::spawn(workload::tell(Arc::clone(&reloader), stop.clone()));
-        tokio::spawn(reload::watch(Arc::clone(&reloader), streams, stop.clone()));
+        watch(&reloader, workload_api, &stop);
         if let (Some(outbox), Some(part)) = (records.outbox(), config.records.upload.clone()) {
             tokio::spawn(upload::run(Arc::clone(outbox), part, Arc::clone(&reloader.own), telemetry.metrics()));
         }
+        tokio::spawn(keep_sessions(Arc::clone(authorizer.sessions()), config.sessions.save.duration(), stop.clone()));
 
         let failed = tokio::select! {
             () = signals.stop() => None,
@@ -258,6 +264,7 @@ impl App {
         };
         readiness.draining();
         drain(&config.limits, failed.is_none(), &mut servers, &mut signals, &stop).await;
+        save_sessions(Arc::clone(authorizer.sessions())).await;
         if let Err(error) = records.shutdown(RECORDS).await {
             tracing::error!(%error, "records were lost at shutdown");
         }
@@ -381,6 +388,69 @@ fn callers(
     Ok((callers, Some(tls)))
 }
 
+/// Follows what is on disk and what the Workload API says.
+fn watch(reloader: &Arc<Reloader>, workload_api: Option<WorkloadEndpoint>, stop: &CancellationToken) {
+    let streams = workload::Streams::new(Arc::clone(&reloader.workload), workload_api, stop.clone());
+    tokio::spawn(workload::tell(Arc::clone(reloader), stop.clone()));
+    tokio::spawn(reload::watch(Arc::clone(reloader), streams, stop.clone()));
+}
+
+/// The sessions, and what policy sets may ask of them and of us.
+fn open_sessions(config: &Config, policies: &PolicyStore) -> anyhow::Result<Arc<Sessions>> {
+    policies.set_host(host(config));
+    Ok(Arc::new(Sessions::open(&config.sessions, clock::now()).context("opening the sessions")?))
+}
+
+/// Writes the sessions once more, where that is asked for.
+async fn save_sessions(sessions: Arc<Sessions>) {
+    if let Err(error) = tokio::task::spawn_blocking(move || sessions.save(clock::now())).await.unwrap_or(Ok(())) {
+        tracing::error!(%error, "sessions were not written; what is in the file counts at the next start");
+    }
+}
+
+/// Forgets what has expired, and writes the rest where that is asked for.
+async fn keep_sessions(sessions: Arc<Sessions>, every: Duration, stop: CancellationToken) {
+    let mut failed = false;
+    loop {
+        tokio::select! {
+            () = sleep(every) => {}
+            () = stop.cancelled() => return,
+        }
+        let sessions = Arc::clone(&sessions);
+        let saved = tokio::task::spawn_blocking(move || {
+            let now = clock::now();
+            sessions.sweep(now);
+            sessions.save(now)
+        });
+        match saved.await {
+            Ok(Ok(())) => failed = false,
+            Ok(Err(error)) if !failed => {
+                tracing::error!(%error, "sessions were not written; labels are still appended");
+                failed = true;
+            }
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+}
+
+/// Whether a listener sees all calls of its callers' sessions. There is no store yet that several processes share.
+fn sees_all(listener: &ListenerConfig, sessions: &config::Sessions) -> bool {
+    match listener.placement {
+        Placement::Egress => true,
+        Placement::Gateway => sessions.sole,
+        Placement::Inbound => false,
+    }
+}
+
+/// What a policy set may ask of us.
+fn host(config: &Config) -> Host {
+    Host {
+        durable_records: matches!(config.records.sink, Sink::File(_)),
+        whole_sessions: config.sessions.incomplete == Incomplete::Allow
+            || config.listeners.iter().all(|listener| listener.placement != Placement::Inbound),
+    }
+}
+
 /// What `input.self` shows of this process, besides the placement of the listener.
 fn here_pairs(environment: &Environment, instance: &str) -> Vec<(&'static str, Option<String>)> {
     vec![
@@ -392,7 +462,7 @@ fn here_pairs(environment: &Environment, instance: &str) -> Vec<(&'static str, O
 }
 
 impl Reloader {
-    fn here(&self, placement: config::Placement) -> Here {
+    fn here(&self, placement: Placement) -> Here {
         let known = self.here.iter().map(|(key, value)| (*key, value.as_deref()));
         Here::new(known.chain([("placement", Some(placement.as_str()))]))
     }

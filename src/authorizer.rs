@@ -1,7 +1,9 @@
 //! The way of a request: who calls, may it be decided now, what does the policy say, and the record of it. Every
 //! failure on the way is a denial with a reason of its own; nothing but a policy in force makes an allow.
 
+mod behaviour;
 mod caller;
+mod gates;
 mod permit;
 mod shadow;
 pub mod trial;
@@ -17,6 +19,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::{
+    behaviour::Behaviour,
     caller::Caller,
     shadow::{Said, Taken},
 };
@@ -25,8 +28,10 @@ pub use self::{
     shadow::{Shadow, ShadowSettings},
 };
 use crate::{
+    action::Mcp,
     clock::Now,
     config::{self, Compat, RecordWrite},
+    context::Context,
     identity::{
         Identity, Peer, PeerRules,
         token::Kind,
@@ -38,13 +43,14 @@ use crate::{
         decision::{Answer, Outcome, read},
         input::{Facts, Here, Input},
     },
-    record::{Body, DecisionRecord, KeptInput, PeerRecord, PolicyRef, Record, Recorder},
+    record::{ActionRecord, Body, DecisionRecord, KeptInput, PeerRecord, PolicyRef, Record, Recorder},
     request::Request,
+    session::{Intent, Key, Sessions},
     telemetry::{
         metrics::{Metrics, RecordKind, RecordResult, Stage},
         trace::TraceIds,
     },
-    verdict::{Decision, Mode, Protocol, Reason, Signal, SignalName},
+    verdict::{Decision, Mode, Protocol, Reason, Signal, SignalName, Tier},
 };
 
 /// A route says by this context extension, set in Envoy's configuration and never by a client, that it takes ambiguous
@@ -66,6 +72,8 @@ pub struct Settings {
     pub shadow: Option<ShadowSettings>,
     /// What a 401 tells about where to get a token; none where no tokens are taken.
     pub challenge: Option<Challenge>,
+    /// Go on where a session may have been forgotten (`sessions.incomplete: allow`).
+    pub incomplete_sessions: bool,
 }
 
 /// The part of a `WWW-Authenticate` that stands in the configuration.
@@ -77,10 +85,17 @@ pub struct Challenge {
 
 impl Settings {
     pub fn new(config: &config::Config) -> Self {
-        let config::Config { mode, answer, records, policy, tokens, .. } = config;
+        let config::Config { mode, answer, records, policy, tokens, sessions, .. } = config;
         let challenge = (!tokens.takes_nothing())
             .then(|| Challenge { resource_metadata: tokens.resource_metadata.as_ref().map(|url| url.as_str().into()) });
-        Self { mode: *mode, answer: answer.clone(), write: records.write, challenge, ..Self::of_policy(policy) }
+        Self {
+            mode: *mode,
+            answer: answer.clone(),
+            write: records.write,
+            challenge,
+            incomplete_sessions: sessions.incomplete == config::Incomplete::Allow,
+            ..Self::of_policy(policy)
+        }
     }
 
     /// All that does not concern policy by default.
@@ -94,6 +109,7 @@ impl Settings {
             rule: policy.decision.as_str().into(),
             shadow: ShadowSettings::new(policy),
             challenge: None,
+            incomplete_sessions: false,
         }
     }
 }
@@ -105,6 +121,8 @@ pub struct Listener {
     pub name: Arc<str>,
     pub rules: PeerRules,
     pub here: Here,
+    /// Whether nobody else sees calls of the same principals, so that a session here lacks nothing.
+    pub sole: bool,
 }
 
 /// One call, beside the request it asks about.
@@ -129,6 +147,15 @@ pub struct Decided {
     pub policy: Option<Arc<PolicySet>>,
     /// When evaluation began and ended, counted from the arrival.
     pub evaluation: Range<Duration>,
+    /// What the call asked for; none where its credentials or bytes were not even looked at.
+    pub context: Option<Context>,
+}
+
+impl Decided {
+    /// Of a call at an MCP endpoint: how a refusal is told there.
+    pub fn mcp(&self) -> Option<&Mcp> {
+        self.context.as_ref()?.action.mcp.as_ref()
+    }
 }
 
 /// What an authorizer is made of.
@@ -137,6 +164,7 @@ pub struct Parts {
     pub settings: Settings,
     pub identity: Identity,
     pub tokens: Arc<Tokens>,
+    pub sessions: Arc<Sessions>,
     pub policies: Arc<PolicyStore>,
     pub permits: Arc<Permits>,
     pub recorder: Recorder,
@@ -152,6 +180,7 @@ pub struct Authorizer {
     tokens: Arc<Tokens>,
     /// Who presented which credential.
     credentials: Credentials,
+    sessions: Arc<Sessions>,
     policies: Arc<PolicyStore>,
     permits: Arc<Permits>,
     recorder: Recorder,
@@ -164,6 +193,10 @@ pub struct Authorizer {
 struct Findings {
     peer: Option<Arc<Peer>>,
     principal: Option<Arc<str>>,
+    context: Option<Context>,
+    /// What was appended to a session, and which.
+    intent: Option<Intent>,
+    session: Option<(Key, u64)>,
     input: KeptInput,
     policy: Option<Arc<PolicySet>>,
     /// The value of the decision rule, as the policy gave it.
@@ -175,11 +208,30 @@ struct Findings {
     taken: Option<Taken>,
 }
 
+/// One call, with what was found out about its caller.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    call: &'a Call<'a>,
+    request: &'a Request,
+    caller: &'a Caller,
+    id: Uuid,
+}
+
+impl<'a> Asked<'a> {
+    fn denied(&self, reason: Reason, detail: Option<String>) -> Outcome {
+        Outcome::denied(self.id, self.call.settings.mode, reason, detail)
+    }
+
+    fn facts(&self, context: &'a Context, own_id: Option<&'a str>) -> Facts<'a> {
+        Facts { own_id, ..self.caller.facts(self.request, context, &self.call.listener.here, self.call.now) }
+    }
+}
+
 impl Authorizer {
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, identity, tokens, policies, permits, recorder, shadow, metrics } = parts;
+        let Parts { settings, identity, tokens, sessions, policies, permits, recorder, shadow, metrics } = parts;
         let (settings, credentials) = (ArcSwap::from_pointee(settings), Credentials::default());
-        Self { settings, identity, tokens, credentials, policies, permits, recorder, shadow, metrics }
+        Self { settings, identity, tokens, credentials, sessions, policies, permits, recorder, shadow, metrics }
     }
 
     /// The settings in force.
@@ -190,6 +242,10 @@ impl Authorizer {
     /// Brings new settings into force for the calls that arrive from now on.
     pub fn set(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
+    }
+
+    pub const fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
     }
 
     /// Our own SPIFFE ID, where we have an SVID.
@@ -211,6 +267,7 @@ impl Authorizer {
         self.finish(call, request, outcome, Findings::default()).await
     }
 
+    /// Decides, and leaves what was found on the way in `findings`.
     async fn judge(
         &self,
         call: &Call<'_>,
@@ -219,21 +276,44 @@ impl Authorizer {
         id: Uuid,
         findings: &mut Findings,
     ) -> Outcome {
-        let mode = call.settings.mode;
-        let deny = |reason, detail| Outcome::denied(id, mode, reason, detail);
-
-        let caller = self.identify(call, request);
+        let mut caller = self.identify(call, request);
         (findings.peer, findings.principal) = (caller.peer.clone(), caller.principal.clone());
-        let own_id = self.identity.own_id();
-        let facts = Facts { own_id: own_id.as_deref(), ..caller.facts(request, &call.listener.here, call.now) };
+        let signals = std::mem::take(&mut caller.signals);
+        let policy = self.policies.current();
+        let mut context = {
+            let documents = match &policy {
+                Some(policy) => policy.documents(),
+                None => PolicySet::no_documents(),
+            };
+            Context::gather(documents, request, caller.peer.as_deref(), signals, call.now)
+        };
         let refused = caller.refused(call.settings.compat);
+        let refused = refused_before(call.settings.compat, request, refused, unparsable);
+        let asked = Asked { call, request, caller: &caller, id };
+        let outcome = match (refused, policy) {
+            (Some((reason, detail)), _) => {
+                findings.input = self.keep(&asked.facts(&context, self.identity.own_id().as_deref()));
+                asked.denied(reason, detail)
+            }
+            (None, None) => asked.denied(Reason::NoPolicy, None),
+            (None, Some(policy)) => {
+                let outcome = self.decide(&asked, &policy, &mut context, findings).await;
+                if context.is_observed(policy.documents().tiers) { outcome.observed() } else { outcome }
+            }
+        };
+        findings.context = Some(context);
+        outcome
+    }
 
-        if let Some((reason, detail)) = refused_before(call.settings.compat, request, refused, unparsable) {
-            findings.input = self.keep(&facts);
-            return deny(reason, detail);
-        }
-        let Some(policy) = self.policies.current() else { return deny(Reason::NoPolicy, None) };
-
+    /// Asks the policy, once nothing stands against it that no policy can lift.
+    async fn decide(
+        &self,
+        asked: &Asked<'_>,
+        policy: &Arc<PolicySet>,
+        context: &mut Context,
+        findings: &mut Findings,
+    ) -> Outcome {
+        let Asked { call, caller, id, .. } = *asked;
         let began = Clock::now();
         let permit = {
             let _waiting = self.metrics.check_waits();
@@ -242,31 +322,60 @@ impl Authorizer {
         self.metrics.stage(Stage::Wait, began.elapsed());
         let permit = match permit {
             Ok(permit) => permit,
-            Err(reason) => return deny(reason, None),
+            Err(reason) => return asked.denied(reason, None),
         };
+        let own_id = self.identity.own_id();
+        if let Err((reason, detail)) = self.gates(asked, policy, context, findings).await {
+            findings.policy = Some(Arc::clone(policy));
+            findings.input = self.keep(&asked.facts(context, own_id.as_deref()));
+            return asked.denied(reason, Some(detail));
+        }
         let left = call.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return deny(Reason::DeadlineExceeded, None);
+            return asked.denied(Reason::DeadlineExceeded, None);
         }
 
         let began = Clock::now();
-        let value = policy.evaluate(&Input::build(&facts, &policy), left.min(call.settings.evaluation));
+        let facts = asked.facts(context, own_id.as_deref());
+        let value = policy.evaluate(&Input::build(&facts, policy), left.min(call.settings.evaluation));
         findings.drawn = PolicySet::take_drawn();
         drop(permit);
         self.metrics.stage(Stage::Policy, began.elapsed());
         findings.evaluation = began.duration_since(call.started)..call.started.elapsed();
-        (findings.input, findings.policy) = (self.keep(&facts), Some(policy));
+        (findings.input, findings.policy) = (self.keep(&facts), Some(Arc::clone(policy)));
         findings.taken = self.shadow.take(call.settings.shadow.as_ref(), id, &facts);
         let value = match value {
             Ok(value) => value,
             Err(failure) => {
                 self.metrics.policy_failed(failure.reason, failure.place.as_deref().unwrap_or(&call.settings.rule));
-                return deny(failure.reason, Some(failure.detail));
+                return asked.denied(failure.reason, Some(failure.detail));
             }
         };
-        let outcome = concluded(id, mode, call.settings.compat, value.as_ref(), caller.remaining_life(call.now));
+        let life = [caller.remaining_life(call.now), policy.documents().tiers.lease(context.tier)].into_iter().flatten().min();
+        let outcome = concluded(id, call.settings.mode, call.settings.compat, value.as_ref(), life);
         findings.result = value;
         outcome
+    }
+
+    /// What is enforced before the policy is asked: the tier, and the path that led here. Without documents, and without a
+    /// policy that asks about sessions, there is neither.
+    async fn gates(
+        &self,
+        asked: &Asked<'_>,
+        policy: &PolicySet,
+        context: &mut Context,
+        findings: &mut Findings,
+    ) -> Result<(), gates::Denial> {
+        let (documents, wants_view) = (policy.documents(), policy.wants_session());
+        if documents.are_empty() && !wants_view {
+            return Ok(());
+        }
+        let began = Clock::now();
+        let (key, name) = findings.session.insert((behaviour::key(asked.caller), 0));
+        let behaviour = Behaviour { sessions: &self.sessions, documents, caller: asked.caller, key, wants_view };
+        let gone = behaviour.step(asked.call, context, &mut findings.intent, name).await;
+        self.metrics.stage(Stage::Session, began.elapsed());
+        gone
     }
 
     /// Who calls: the peer by its certificate, and what the request's own credentials add.
@@ -307,13 +416,14 @@ impl Authorizer {
 
     /// Writes the record, which may still turn an allow into a denial, and counts.
     async fn finish(&self, call: &Call<'_>, request: &Request, mut outcome: Outcome, findings: Findings) -> Decided {
-        let Findings { peer, principal, input, policy, result, drawn, evaluation, taken } = findings;
+        let Findings { peer, principal, context, intent, session, input, policy, result, drawn, evaluation, taken } = findings;
         if let (Some(taken), Some(policy)) = (taken, &policy) {
             self.shadow.compare(taken, &Said { outcome: &outcome, result: result.as_ref(), policy, rule: &call.settings.rule });
         }
         let began = Clock::now();
         self.metrics.peer_proved(peer.as_ref().map(|peer| peer.evidence));
         let answer = outcome.answer.as_ref();
+        let protocol = context.as_ref().map_or_else(|| request.protocol(), |context| context.action.protocol);
         let record = DecisionRecord {
             decision: outcome.decision,
             enforced: outcome.mode == Mode::Enforce,
@@ -324,9 +434,10 @@ impl Authorizer {
             result,
             drawn,
             mode: outcome.mode,
-            protocol: request.protocol(),
+            protocol,
             listener: Arc::clone(&call.listener.name),
-            principal,
+            principal: principal.clone(),
+            action: context.as_ref().map(|context| ActionRecord::new(context, session.as_ref().map(|(_, id)| *id))),
             peer: peer.map(|peer| PeerRecord {
                 spiffe_id: Arc::clone(&peer.text),
                 evidence: peer.evidence,
@@ -340,7 +451,11 @@ impl Authorizer {
             trace: call.trace,
         };
         let record = Record { id: outcome.id, at: call.now, body: Body::Decision(Arc::new(record)) };
-        match call.settings.write {
+        let write = match &context {
+            Some(context) if context.tier == Tier::Strict => RecordWrite::Commit,
+            _ => call.settings.write,
+        };
+        match write {
             RecordWrite::Offer => self.recorder.offer(record),
             RecordWrite::Commit => {
                 let committed = tokio::time::timeout_at(call.deadline, self.recorder.commit(record)).await;
@@ -355,8 +470,32 @@ impl Authorizer {
             }
         }
         self.metrics.stage(Stage::Record, began.elapsed());
-        self.metrics.decided(outcome.decision, outcome.reason, request.protocol(), outcome.mode);
-        Decided { outcome, policy, evaluation }
+        self.metrics.decided(outcome.decision, outcome.reason, protocol, outcome.mode);
+        if let (Some(principal), Some((key, _))) = (&principal, &session) {
+            self.settle(call, &outcome, intent, principal, key);
+        }
+        Decided { outcome, policy, evaluation, context }
+    }
+
+    /// What an answer does to the session. Only a denial that is enforced, and that nobody waits for any more, takes its
+    /// intent back: after a timeout the call may have been let through by someone who did not hear of it.
+    fn settle(&self, call: &Call<'_>, outcome: &Outcome, intent: Option<Intent>, principal: &Arc<str>, key: &Key) {
+        let timed_out = matches!(outcome.reason, Reason::DeadlineExceeded | Reason::PolicyTimeout | Reason::RecordUnavailable);
+        match (outcome.decision, outcome.mode, intent) {
+            (Decision::Deny, Mode::Enforce, Some(intent)) if !timed_out => {
+                self.sessions.outcome(intent, Decision::Deny, call.now);
+            }
+            (Decision::Allow, _, Some(intent)) => self.sessions.outcome(intent, Decision::Allow, call.now),
+            (Decision::Deny, _, Some(_)) => {}
+            (_, _, None) => self.sessions.denied(principal),
+        }
+        let Some(answer) = outcome.carried() else { return };
+        if !answer.labels.is_empty() {
+            self.sessions.label(principal, &answer.labels, call.now);
+        }
+        if answer.end_session {
+            self.sessions.end(principal, key, call.now);
+        }
     }
 
     /// The answer after a panic on the way: counted as a denial and as a lost record, because none tells of it.

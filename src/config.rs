@@ -8,6 +8,7 @@ mod check;
 mod control;
 mod file;
 mod node;
+mod sessions;
 mod tokens;
 mod trusted;
 mod units;
@@ -29,6 +30,7 @@ pub use self::{
     control::Control,
     file::{ConfigError, Environment, load},
     node::{Node, Value},
+    sessions::{Incomplete, Sessions},
     tokens::{ApiKeys, Dpop, Foreign, Issuer, IssuerKind, JwtSvid, TokenAlgorithm, Tokens},
     trusted::{BundleSource, Domain, OnStale, Own, Shown, Tls, Trust},
     units::{Address, FileMode, Size, Span, WorkloadEndpoint},
@@ -52,6 +54,8 @@ pub struct Config {
     #[serde(default)]
     pub tokens: Tokens,
     pub policy: Policy,
+    #[serde(default)]
+    pub sessions: Sessions,
     #[serde(default)]
     pub answer: Answer,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -530,6 +534,7 @@ impl Config {
         if let Some(key) = &mut self.records.mask.key_file {
             resolve(key);
         }
+        self.sessions.snapshot.iter_mut().for_each(resolve);
         self.records.upload.iter_mut().flat_map(Upload::paths_mut).for_each(resolve);
     }
 }

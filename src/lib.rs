@@ -22,16 +22,15 @@ mod record;
 
 mod policy;
 
+mod context;
+
 mod inventory;
-#[allow(dead_code, reason = "being built")]
 mod risk;
 
-#[allow(dead_code, reason = "being built")]
+#[allow(dead_code, reason = "the control API is about to list and show sessions")]
 mod session;
-#[allow(dead_code, reason = "being built")]
 mod workload;
 
-#[allow(dead_code, reason = "being built")]
 mod action;
 
 mod identity;
@@ -44,12 +43,10 @@ mod trust;
 
 mod clock;
 mod config;
-#[allow(dead_code, reason = "being built")]
 mod json;
 mod readiness;
 mod request;
 
-#[allow(dead_code, reason = "being built")]
 mod verdict;
 
 /// For `benches/evaluate.rs`, and for nobody else.

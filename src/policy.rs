@@ -7,7 +7,6 @@ pub mod bench;
 mod builtins;
 mod check;
 pub mod decision;
-#[allow(dead_code, reason = "being built")]
 mod documents;
 pub mod downloads;
 mod engine;
@@ -33,5 +32,5 @@ pub use self::{
     builtins::context::{Drawn, drawn_of},
     engine::{Failure, PolicySet},
     former::{Former, MAX_SETS},
-    reload::{PolicyStore, Reload},
+    reload::{Host, PolicyStore, Reload},
 };

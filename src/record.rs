@@ -35,12 +35,13 @@ use self::{
 use crate::{
     clock::Now,
     config,
+    context::Context,
     policy::{Drawn, PolicySet, PolicyStore, input::Facts},
     telemetry::{
         metrics::{Compared, Metrics, RecordKind},
         trace::TraceIds,
     },
-    verdict::{Decision, Evidence, Mode, Protocol, Reason},
+    verdict::{Class, Decision, Evidence, Level, Mode, Protocol, Reason, Tier},
 };
 
 /// What is left of the time to end for the last `gap` record to be written.
@@ -140,6 +141,8 @@ pub struct DecisionRecord {
     pub listener: Arc<str>,
     pub peer: Option<PeerRecord>,
     pub principal: Option<Arc<str>>,
+    /// Absent where the request was not even looked at.
+    pub action: Option<ActionRecord>,
     pub input: KeptInput,
     /// Absent when no policy was in force.
     pub policy: Option<PolicyRef>,
@@ -148,6 +151,37 @@ pub struct DecisionRecord {
     /// `x-request-id` of the request.
     pub request_id: Option<String>,
     pub trace: Option<TraceIds>,
+}
+
+/// What a call was to do, and how hard that was enforced: to search by. The rest stands in the input.
+#[derive(Debug, Clone)]
+pub struct ActionRecord {
+    /// Of the catalogue's entry; none where the action is not known.
+    pub name: Option<Arc<str>>,
+    pub class: Class,
+    pub tier: Tier,
+    /// Whether something was done without that could not be had.
+    pub degraded: bool,
+    /// SHA-256 of the arguments, of what changes state.
+    pub args_digest: Option<String>,
+    pub risk: Option<Level>,
+    /// Name of the session.
+    pub session: Option<u64>,
+}
+
+impl ActionRecord {
+    pub fn new(context: &Context, session: Option<u64>) -> Self {
+        let Context { action, tier, degraded, risk, .. } = context;
+        Self {
+            name: action.entry.as_ref().map(|entry| Arc::clone(&entry.name)),
+            class: action.class(),
+            tier: *tier,
+            degraded: *degraded,
+            args_digest: action.args_digest.clone(),
+            risk: risk.as_ref().map(|risk| risk.level),
+            session,
+        }
+    }
 }
 
 /// The input, masked: the JSON of the whole document.

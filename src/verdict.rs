@@ -95,6 +95,7 @@ macro_rules! words {
 
         impl $name {
             /// All of them, in their order.
+            #[allow(dead_code, reason = "some of them are never gone through")]
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             pub const fn as_str(self) -> &'static str {
@@ -190,6 +191,24 @@ macro_rules! reasons {
         pub enum Reason { $($(#[doc = $doc])+ $variant,)+ }
 
         impl Reason {
+    /// Whether observing an action, a tier or a caller lets the call through: what policy, tier, path and risk say, and
+    /// neither that a credential is bad nor that something failed.
+    pub const fn is_lifted_by_observing(self) -> bool {
+        matches!(
+            self,
+            Self::Policy
+                | Self::UndefinedDecision
+                | Self::TierEvidence
+                | Self::TierUnknownAction
+                | Self::TierBodyIncomplete
+                | Self::PathRequires
+                | Self::PathForbidden
+                | Self::GrantRequired
+                | Self::SessionUnproved
+                | Self::SessionIncomplete
+        )
+    }
+
             /// Every reason there is, in the order of the documentation.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
@@ -337,6 +356,8 @@ reasons! {
     SessionLimit => "session_limit",
     /// The session could not be read or written.
     SessionUnavailable => "session_unavailable",
+    /// What the session did before may have been forgotten, and the action is forbidden after some of it.
+    SessionIncomplete => "session_incomplete",
     /// The session was ended.
     SessionEnded => "session_ended",
     /// The record of the decision could not be written, and it had to be.

@@ -100,6 +100,7 @@ impl Tiers {
     }
 
     /// How old the control state may be; where this is none, an older one is only told.
+    #[allow(dead_code, reason = "asked once control state comes from elsewhere; it is read and checked already")]
     pub fn max_state_age(&self, tier: Tier) -> Option<Duration> {
         self.rules(tier).and_then(|rules| rules.max_state_age).or_else(|| max_state_age(tier))
     }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     clock::Now,
     config::Compat,
+    context::Context,
     identity::{Peer, Who, tokens::Presented},
     policy::input::{Facts, Here},
     request::Request,
@@ -53,14 +54,14 @@ impl Caller {
         }
     }
 
-    pub(super) fn facts<'a>(&'a self, request: &'a Request, here: &'a Here, now: Now) -> Facts<'a> {
+    pub(super) fn facts<'a>(&'a self, request: &'a Request, context: &'a Context, here: &'a Here, now: Now) -> Facts<'a> {
         Facts {
             request,
             peer: self.peer.as_deref(),
             peer_error: self.peer_error,
             presented: &self.presented,
             principal: self.principal.as_deref(),
-            signals: &self.signals,
+            context,
             here,
             own_id: None,
             now,

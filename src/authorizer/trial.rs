@@ -9,9 +9,10 @@ use std::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Settings, caller::Caller, concluded, refused_before};
+use super::{Settings, caller::Caller, concluded, gates, refused_before};
 use crate::{
     clock::Now,
+    context::Context,
     identity::Who,
     policy::{
         Drawn, Failure, PolicySet,
@@ -73,12 +74,17 @@ pub fn build(asked: &Asked<'_>, policy: &Opened, settings: &Settings, now: Now) 
         Asked::Document { input, .. } => Built { input: Ok(Input::of_json(input, now)), document: (*input).clone(), life: None },
         Asked::Call { request, unparsable, who, here } => {
             let caller = Caller::from(who.clone());
+            let context = Context::gather(policy.set.documents(), request, caller.peer.as_deref(), Vec::new(), now);
             // Whoever asks has put our own ID among `here`.
-            let facts = caller.facts(request, here, now);
+            let facts = caller.facts(request, &context, here, now);
             let document = serde_json::from_slice(&facts.masked(&|_, _, _| None)).unwrap_or_default();
-            let input = match refused_before(settings.compat, request, caller.refused(settings.compat), unparsable.clone()) {
-                Some(refused) => Err(refused),
-                None => Ok(Input::build(&facts, &policy.set)),
+            let refused = refused_before(settings.compat, request, caller.refused(settings.compat), unparsable.clone());
+            // There is no session here: the path that led to the call is not judged.
+            let tier = || gates::tier(&context, policy.set.documents().tiers, caller.peer.as_deref(), &caller.presented);
+            let input = match (refused, tier()) {
+                (Some(refused), _) => Err(refused),
+                (None, Err((reason, detail))) => Err((reason, Some(detail))),
+                (None, Ok(())) => Ok(Input::build(&facts, &policy.set)),
             };
             Built { input, document, life: caller.remaining_life(now) }
         }

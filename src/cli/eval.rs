@@ -93,7 +93,8 @@ fn ask(args: &Args) -> Result<Report, Exit> {
     let answered = answer(&prepared.asked(&sidecar), &sidecar.policy, &sidecar.settings, now);
     let settings = encode::Settings::new(&sidecar.settings);
     let answer = shown(encode::encode(&answered.outcome, &prepared.shape(), &settings));
-    Ok(Report { form, notes, masked, recorded, ..Report::new(answered, answer, &sidecar) })
+    let action = prepared.request().map(|request| sidecar.policy.set.documents().catalogue.explain(request)).unwrap_or_default();
+    Ok(Report { form, notes, masked, recorded, action, ..Report::new(answered, answer, &sidecar) })
 }
 
 /// The JSON form. Members are added, never renamed.
@@ -118,6 +119,9 @@ struct Report {
     /// What the question was taken for.
     form: &'static str,
     input: Value,
+    /// Which entries of the catalogue match the request, the one that counts first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    action: Vec<String>,
     /// What was taken on trust.
     notes: Vec<String>,
     /// Parts of a record's input that are not as they were.
@@ -165,6 +169,7 @@ impl Report {
             answer,
             form: "",
             input,
+            action: Vec::new(),
             notes: Vec::new(),
             masked: Vec::new(),
             recorded: None,
@@ -211,12 +216,13 @@ impl Report {
         text
     }
 
-    fn lists(&self) -> [(&'static str, Vec<String>); 6] {
+    fn lists(&self) -> [(&'static str, Vec<String>); 7] {
         let lines = &self.explanation.lines;
         let places: Vec<String> = lines.iter().map(|line| format!("{}:{}", line.file, line.line)).collect();
         let width = places.iter().map(String::len).max().unwrap_or(0);
         let lines = places.iter().zip(lines).map(|(place, line)| format!("{place:width$}  {}", line.text.replace('\t', "    ")));
         [
+            ("action", self.action.clone()),
             ("lines that were evaluated", lines.collect()),
             ("what they read of the input", self.explanation.facts.iter().map(fact).collect()),
             ("printed", self.explanation.prints.clone()),

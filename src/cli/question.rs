@@ -167,6 +167,14 @@ impl Prepared {
     }
 
     /// What shapes the answer to Envoy; of a document nothing is known.
+    /// The call, where one is asked about.
+    pub(super) fn request(&self) -> Option<&crate::request::Request> {
+        match self {
+            Self::Call { decoded, .. } => Some(&decoded.request),
+            Self::Document { .. } => None,
+        }
+    }
+
     pub(super) fn shape(&self) -> Shape<'_> {
         match self {
             Self::Call { decoded, .. } => Shape::of(&decoded.request),

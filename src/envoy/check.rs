@@ -34,7 +34,7 @@ use crate::{
         metrics::Metrics,
         trace::{Facts, TraceHeaders, Tracer},
     },
-    verdict::{Mode, Reason},
+    verdict::{Class, Mode, Reason, Tier},
 };
 
 /// Full name of the gRPC service.
@@ -163,23 +163,28 @@ impl Door {
             Some(Problem::Unparsable(detail)) => self.authorizer.authorize(&call, &request, Some(detail)).await,
             None => self.authorizer.authorize(&call, &request, None).await,
         };
-        let answer = encode::encode(&decided.outcome, &encode::Shape::of(&request), reply);
+        let shape = encode::Shape { mcp: decided.mcp(), ..encode::Shape::of(&request) };
+        let answer = encode::encode(&decided.outcome, &shape, reply);
         let code = match &answer {
             encode::Reply::Response(_) => Code::Ok,
             encode::Reply::Error(status) => status.code(),
         };
-        let elapsed = started.elapsed();
+        let (elapsed, context) = (started.elapsed(), decided.context.as_ref());
         span.finish(&Facts {
             decision: decided.outcome.decision,
             enforced: decided.outcome.mode == Mode::Enforce,
             reason: decided.outcome.reason,
             mode: decided.outcome.mode,
-            protocol: request.protocol(),
+            protocol: context.map_or_else(|| request.protocol(), |context| context.action.protocol),
             decision_id: decided.outcome.id,
             policy_path: &settings.rule,
             revision: decided.policy.as_ref().map(|policy| &**policy.revision()),
             rule: decided.outcome.answer.as_ref().and_then(|answer| answer.rule.as_deref()),
             method: request.http.as_ref().map(|http| http.method.as_str()),
+            action: context.and_then(|context| context.action.entry.as_ref()).map(|entry| &*entry.name),
+            class: context.map_or(Class::Unknown, |context| context.action.class()),
+            tier: context.map_or(Tier::None, |context| context.tier),
+            risk: context.and_then(|context| context.risk.as_ref()).map(|risk| risk.level),
             decide: decided.evaluation,
             elapsed,
             code,

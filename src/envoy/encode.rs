@@ -18,9 +18,10 @@ use envoy_types::pb::{
     },
 };
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
+    action::Mcp,
     authorizer::{self, Challenge},
     config::Compat,
     policy::decision::{self, Answer, Outcome},
@@ -78,14 +79,16 @@ pub struct Shape<'a> {
     pub protocol: Protocol,
     /// The client's headers; absent for a request that could not be decoded.
     pub headers: Option<&'a Headers>,
+    /// The call inside an MCP request, which is refused in JSON-RPC.
+    pub mcp: Option<&'a Mcp>,
 }
 
 impl<'a> Shape<'a> {
     /// Of a request that could not be decoded. A TCP filter ignores what is said to HTTP.
-    pub const UNKNOWN: Shape<'static> = Shape { protocol: Protocol::Http, headers: None };
+    pub const UNKNOWN: Shape<'static> = Shape { protocol: Protocol::Http, headers: None, mcp: None };
 
     pub fn of(request: &'a Request) -> Self {
-        Self { protocol: request.protocol(), headers: request.http.as_ref().map(|http| &http.headers) }
+        Self { protocol: request.protocol(), headers: request.http.as_ref().map(|http| &http.headers), mcp: None }
     }
 }
 
@@ -115,7 +118,7 @@ pub fn encode(outcome: &Outcome, shape: &Shape<'_>, settings: &Settings<'_>) -> 
             let ok = allowed(outcome, shape, settings);
             (!outcome.is_allow() || ok != OkHttpResponse::default()).then_some(HttpResponse::OkResponse(ok))
         }
-        Decision::Deny => Some(HttpResponse::DeniedResponse(denied(outcome, settings))),
+        Decision::Deny => Some(HttpResponse::DeniedResponse(denied(outcome, shape, settings))),
     };
     let code = match decision {
         Decision::Allow => rpc::Code::Ok,
@@ -209,16 +212,20 @@ fn stream_limit(outcome: &Outcome, settings: &Settings<'_>) -> Option<u64> {
     Some(shortest.clamp(1, LONGEST_LEASE_S * 1000))
 }
 
-fn denied(outcome: &Outcome, settings: &Settings<'_>) -> DeniedHttpResponse {
+fn denied(outcome: &Outcome, shape: &Shape<'_>, settings: &Settings<'_>) -> DeniedHttpResponse {
     let answer = outcome.carried();
     let unreadable = outcome.reason == Reason::RequestParseError;
     let code = match answer.and_then(|answer| answer.status) {
         _ if unreadable => 400,
         Some(code) => code,
         None if settings.challenge.is_some() && outcome.reason.is_about_a_token() => 401,
+        None if shape.mcp.is_some_and(|mcp| mcp.refuse_with_200) => 200,
         None => 403,
     };
+    // What a policy writes itself is not ours to wrap.
+    let mcp = shape.mcp.filter(|_| answer.is_none_or(|answer| answer.body.is_none()));
     let body = match answer {
+        _ if let Some(mcp) = mcp => json_rpc_error(outcome, mcp, settings),
         _ if unreadable && (settings.compat.is_some() || settings.reason_to_caller) => {
             format!("request_parse_error: {}", outcome.detail.as_deref().unwrap_or_default())
         }
@@ -227,7 +234,9 @@ fn denied(outcome: &Outcome, settings: &Settings<'_>) -> DeniedHttpResponse {
         _ => String::new(),
     };
     let policy = answer.map(|answer| answer.headers.as_slice()).unwrap_or_default();
+    let kind = mcp.map(|_| header("content-type", "application/json".to_owned(), Placing::Replace));
     let headers = std::iter::once(header(DECISION_ID, outcome.id.to_string(), Placing::Replace))
+        .chain(kind)
         .chain(challenge(outcome, code, settings).map(|text| header(CHALLENGE, text, Placing::Replace)))
         .chain(
             policy
@@ -259,6 +268,35 @@ fn challenge(outcome: &Outcome, code: u16, settings: &Settings<'_>) -> Option<St
         parts.push(format!(r#"resource_metadata="{metadata}""#));
     }
     Some(parts.join(", ").replacen("Bearer, ", "Bearer ", 1))
+}
+
+/// The refusal of an MCP call, in the numbers that AuthZEN's mapping for MCP gives: refused, not understood, or not decided.
+fn json_rpc_error(outcome: &Outcome, mcp: &Mcp, settings: &Settings<'_>) -> String {
+    let (code, message) = match outcome.reason {
+        Reason::RequestParseError | Reason::TierUnknownAction | Reason::TierBodyIncomplete | Reason::AmbiguousPath => {
+            (-32602, "the call cannot be read in one way")
+        }
+        Reason::NoPolicy
+        | Reason::PolicyError
+        | Reason::PolicyTimeout
+        | Reason::PolicyLimit
+        | Reason::PolicyPanic
+        | Reason::DeadlineExceeded
+        | Reason::Overloaded
+        | Reason::RecordUnavailable
+        | Reason::SessionUnavailable
+        | Reason::InternalError => (-32603, "the call could not be decided"),
+        _ => (-32001, "the call is not allowed"),
+    };
+    let said = outcome.carried().and_then(|answer| answer.reason.as_deref()).filter(|_| settings.reason_to_caller);
+    // An id is JSON text already, as the client wrote it.
+    let id = mcp.request_id.as_deref().and_then(|id| serde_json::from_str(id).ok()).unwrap_or(Value::Null);
+    let error = json!({
+        "code": code,
+        "message": said.unwrap_or(message),
+        "data": {"decision_id": outcome.id.to_string()},
+    });
+    json!({"jsonrpc": "2.0", "id": id, "error": error}).to_string()
 }
 
 /// The text of the gRPC error that opa-envoy-plugin would answer.

@@ -1,12 +1,13 @@
 //! What the decision rule said: its JSON value read into a typed [`Answer`], or refused by name, and the [`Outcome`] of
 //! a call that the answer becomes part of. How an outcome is put to Envoy is `envoy/encode`.
 //!
-//! The contract is opa-envoy-plugin's (facts A.4) with optional fields of our own: `reason`, `rule`, `lease_s` and `scope`.
+//! The contract is opa-envoy-plugin's (facts A.4) with optional fields of our own: `reason`, `rule`, `lease_s`,
+//! `scope`, `labels` and `end_session`.
 //! Unknown fields are ignored. Fields that only an allow uses are not looked at on a denial, and the other way round.
 
 mod fields;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -50,6 +51,10 @@ pub struct Answer {
     pub rule: Option<String>,
     /// `lease_s`, allow only: how long a stream may live. At least a millisecond.
     pub lease: Option<Duration>,
+    /// `labels`: what the session acquires once the call is answered. Not free of races: the catalogue's `adds` is.
+    pub labels: Vec<Arc<str>>,
+    /// `end_session`: nothing more is taken in this session.
+    pub end_session: bool,
     /// What is carried out otherwise than the author may expect.
     pub warnings: Vec<Warning>,
 }
@@ -71,6 +76,8 @@ impl Answer {
             reason: None,
             rule: None,
             lease: None,
+            labels: Vec::new(),
+            end_session: false,
             warnings: Vec::new(),
         }
     }
@@ -231,6 +238,15 @@ impl Outcome {
     /// A denial because the policy's answer cannot be carried out.
     pub fn refused(id: Uuid, mode: Mode, refusal: &Refusal) -> Self {
         Self { fails_in_plugin: refusal.fails_in_plugin(), ..Self::denied(id, mode, refusal.reason(), Some(refusal.to_string())) }
+    }
+
+    /// A denial that is only recorded, where the action, its tier or the caller is observed: what the policy, the tier or
+    /// the path says is lifted, and never that a credential is bad or that something failed.
+    pub fn observed(mut self) -> Self {
+        if self.decision == Decision::Deny && self.reason.is_lifted_by_observing() {
+            self.mode = Mode::Observe;
+        }
+        self
     }
 
     /// The answer, if the outcome is what it says. What a policy adds to an allow was meant for the upstream, and must

@@ -7,7 +7,13 @@ use super::{
     load::{Sources, origin},
     problem::{Code, LoadError, Problem},
 };
-use crate::{action::tier::Tiers, json::Fault, risk::Weights, workload::Registry};
+use crate::{
+    action::{catalogue::Catalogue, tier::Tiers},
+    context,
+    json::Fault,
+    risk::Weights,
+    workload::Registry,
+};
 
 /// Where they lie below `data`.
 pub(super) const ROOT: &str = "doorward";
@@ -16,10 +22,11 @@ const NAMES: [&str; 4] = ["actions", "workloads", "tiers", "signals"];
 
 /// What the documents of one set say. An absent one says nothing.
 #[derive(Debug, Default)]
-pub struct Documents {
-    pub registry: Registry,
-    pub tiers: Tiers,
-    pub signals: Weights,
+pub(super) struct Documents {
+    catalogue: Catalogue,
+    registry: Registry,
+    tiers: Tiers,
+    signals: Weights,
 }
 
 impl Documents {
@@ -27,6 +34,7 @@ impl Documents {
         let Some(root) = sources.data.get(ROOT) else { return Ok(Self::default()) };
         let mut faults = Vec::new();
         let documents = Self {
+            catalogue: read(root, "actions", Catalogue::compile, &mut faults),
             registry: read(root, "workloads", Registry::compile, &mut faults),
             tiers: read(root, "tiers", Tiers::compile, &mut faults),
             signals: read(root, "signals", Weights::compile, &mut faults),
@@ -46,6 +54,14 @@ impl Documents {
         let mut problems: Vec<_> = faults.iter().zip(places).map(|(fault, place)| problem(fault, place)).collect();
         problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         Err(LoadError { problems })
+    }
+}
+
+impl Documents {
+    /// For those who decide by them.
+    pub(super) const fn view(&self) -> context::Documents<'_> {
+        let Self { catalogue, registry, tiers, signals } = self;
+        context::Documents { catalogue, registry, tiers, weights: signals }
     }
 }
 

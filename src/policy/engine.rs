@@ -13,7 +13,7 @@ use std::{
     num::NonZeroU32,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -31,14 +31,14 @@ use self::{
     compile::Compiled,
 };
 use super::{
-    builtins::context::{self, Drawn},
+    builtins::context::{self as draws, Drawn},
     documents::Documents,
     input::Input,
     load::Sources,
     problem::{LoadError, Problem},
     wanted::Wanted,
 };
-use crate::{clock::Now, config, verdict::Reason};
+use crate::{clock::Now, config, context, verdict::Reason};
 
 /// Work units of the interpreter between two looks at the clock; at 100 the timer cannot be measured.
 pub(super) const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(100).unwrap();
@@ -123,9 +123,19 @@ impl PolicySet {
     }
 
     /// What its documents below `data.doorward` say.
-    #[allow(dead_code, reason = "being built")]
-    pub fn documents(&self) -> &Documents {
-        &self.documents
+    pub const fn documents(&self) -> context::Documents<'_> {
+        self.documents.view()
+    }
+
+    /// The same where no set is in force.
+    pub fn no_documents() -> context::Documents<'static> {
+        static NONE: LazyLock<Documents> = LazyLock::new(Documents::default);
+        NONE.view()
+    }
+
+    /// Whether it can read `input.session`.
+    pub fn wants_session(&self) -> bool {
+        self.wanted.below("session").is_some()
     }
 
     pub(super) fn wanted(&self) -> &Wanted {
@@ -155,7 +165,7 @@ impl PolicySet {
 
     fn answer(&self, bytecode: Option<&Bytecode>, input: &Input, limit: Duration) -> Result<Option<serde_json::Value>, Failure> {
         let start = Instant::now();
-        context::begin(input.now_ns);
+        draws::begin(input.now_ns);
         // The engine is out of its slot while it works: after a panic or an error, which leave it in the middle of a
         // rule, it is gone, and the next call takes a fresh one.
         let result = catch_unwind(AssertUnwindSafe(|| {
@@ -188,12 +198,12 @@ impl PolicySet {
     /// What the last evaluation on this thread got from functions whose answer their arguments do not determine, and
     /// forgets it.
     pub fn take_drawn() -> Drawn {
-        context::end()
+        draws::end()
     }
 
     /// Makes the next evaluation on this thread get `drawn` from those functions.
     pub fn give_drawn(drawn: &Drawn) {
-        context::give(drawn);
+        draws::give(drawn);
     }
 
     /// Whether there is a rule, or a document of the data, at a path below `data`.
@@ -222,7 +232,7 @@ impl PolicySet {
         if !self.rules.contains(&rule) {
             return self.document(&parts).as_ref().map(answer::to_json).transpose();
         }
-        context::begin(now.nanoseconds());
+        draws::begin(now.nanoseconds());
         let result = catch_unwind(AssertUnwindSafe(|| {
             let mut engine = self.take_engine();
             let result = run(&mut engine, &rule, &super::input::from_json(input), limit);
@@ -311,7 +321,7 @@ thread_local! {
 pub(super) fn run(engine: &mut Engine, rule: &str, input: &Value, limit: Duration) -> Result<Value, anyhow::Error> {
     engine.set_execution_timer_config(ExecutionTimerConfig { limit, check_interval: CHECK_INTERVAL });
     engine.set_input(input.clone());
-    context::limit_time(limit);
+    draws::limit_time(limit);
     let value = engine.eval_rule(rule.to_owned());
     // The engine is kept, what it was asked about is not.
     engine.set_input(Value::Undefined);
@@ -333,7 +343,7 @@ pub(super) struct LimitReached {
 
 /// The answer, unless a limit was noted while it was made.
 pub(super) fn limited(answer: Result<Value, anyhow::Error>) -> Result<Value, anyhow::Error> {
-    let Some(limit) = context::take_limit() else { return answer };
+    let Some(limit) = draws::take_limit() else { return answer };
     let placed = answer.err().and_then(|error| Some((one_line(&error), place(&error)?)));
     let (detail, place) = match placed {
         Some((detail, place)) if detail.ends_with(&limit) => (detail, Some(place)),

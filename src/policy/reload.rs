@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use serde::Serialize;
 use tracing::{info, warn};
 
@@ -32,9 +32,45 @@ const KEPT: usize = 16;
 /// Revision by name of a bundle.
 type Revisions = BTreeMap<String, String>;
 
+/// What a set may ask of the process that it decides in. Without it, of a process that has everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Host {
+    /// Records can be on disk before a call is answered: what tier strict promises.
+    pub durable_records: bool,
+    /// Every listener sees all of a session, or the configuration says that parts are enough.
+    pub whole_sessions: bool,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self { durable_records: true, whole_sessions: true }
+    }
+}
+
+impl Host {
+    /// Why a set asks for too much.
+    fn refuse(self, set: &PolicySet) -> Result<(), LoadError> {
+        let mut problems = Vec::new();
+        let documents = set.documents();
+        if !self.durable_records && (documents.catalogue.has_strict() || documents.tiers.may_be_strict()) {
+            let text = "tier strict wants records on disk before a call is answered, and the sink cannot promise that; set \
+                        `records.sink.file.path`";
+            problems.push(Problem::of_file(Code::Document, "data.doorward.actions", text));
+        }
+        if !self.whole_sessions && documents.catalogue.has_path_relevant() {
+            let text = "actions with `adds`, `requires` or `forbid_after` want whole sessions, and an `inbound` listener sees only \
+                        the calls that come to its own workload; move them to an `egress` listener or a `gateway` with \
+                        `sessions.sole: true`, or write `sessions.incomplete: allow`";
+            problems.push(Problem::of_file(Code::Document, "data.doorward.actions", text));
+        }
+        if problems.is_empty() { Ok(()) } else { Err(LoadError { problems }) }
+    }
+}
+
 /// Holds the set in force, or none before the first that loads.
 #[derive(Debug, Default)]
 pub struct PolicyStore {
+    host: ArcSwap<Host>,
     current: ArcSwapOption<PolicySet>,
     /// The configuration that the set in force was made by. Held while a reload works, so that none overtakes another.
     config: Mutex<Option<config::Policy>>,
@@ -139,6 +175,11 @@ impl PolicyStore {
         self.former.as_ref()?.find(digest, rule)
     }
 
+    /// Says what sets may ask for that are loaded from now on.
+    pub fn set_host(&self, host: Host) {
+        self.host.store(Arc::new(host));
+    }
+
     /// The set that decides now. A call takes it once.
     pub fn current(&self) -> Option<Arc<PolicySet>> {
         self.current.load_full()
@@ -192,6 +233,7 @@ impl PolicyStore {
         let revisions = sources.revisions.clone();
         let texts = self.former.as_ref().map(|_| (sources.modules.clone(), sources.size));
         let set = Arc::new(self.compile(sources, config, now)?);
+        self.host.load().refuse(&set)?;
         for bundle in &config.bundles {
             if let Some(revision) = bundle.name.as_ref().and_then(|name| revisions.get(name)) {
                 load::accept(bundle, revision, config)?;

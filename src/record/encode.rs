@@ -10,8 +10,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Body, Caller, ControlRecord, DecisionRecord, Gap, KeptInput, Mask, PeerRecord, PolicyRecord, PolicyRef, Record, ShadowAnswer,
-    ShadowRecord,
+    ActionRecord, Body, Caller, ControlRecord, DecisionRecord, Gap, KeptInput, Mask, PeerRecord, PolicyRecord, PolicyRef, Record,
+    ShadowAnswer, ShadowRecord,
 };
 use crate::{clock::Now, policy::Drawn, verdict};
 
@@ -68,6 +68,8 @@ struct DecisionBody<'a> {
     peer: Option<Peer<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     principal: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<Action<'a>>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     input_truncated: &'a [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,6 +93,22 @@ struct Peer<'a> {
     evidence: verdict::Evidence,
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Action<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    class: verdict::Class,
+    tier: verdict::Tier,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    degraded: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    args_digest: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    risk: Option<verdict::Level>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -327,6 +345,7 @@ fn decision_body<'a>(
         listener: &decision.listener,
         peer: decision.peer.as_ref().map(peer),
         principal: cut(decision.principal.as_deref(), MAX_TEXT),
+        action: decision.action.as_ref().map(action),
         input_truncated,
         input_error,
         policy: decision.policy.as_ref().map(policy),
@@ -340,6 +359,19 @@ fn decision_body<'a>(
 
 fn peer(peer: &PeerRecord) -> Peer<'_> {
     Peer { spiffe_id: &peer.spiffe_id, evidence: peer.evidence, sha256: peer.sha256.as_deref() }
+}
+
+fn action(action: &ActionRecord) -> Action<'_> {
+    let ActionRecord { name, class, tier, degraded, args_digest, risk, session } = action;
+    Action {
+        name: cut(name.as_deref(), MAX_NAME),
+        class: *class,
+        tier: *tier,
+        degraded: *degraded,
+        args_digest: args_digest.as_deref(),
+        risk: *risk,
+        session: session.map(|id| format!("{id:016x}")),
+    }
 }
 
 fn policy(policy: &PolicyRef) -> Policy<'_> {

@@ -56,6 +56,7 @@ pub fn decision(input: Value) -> DecisionRecord {
             sha256: Some("ab12".into()),
         }),
         principal: Some("spiffe://example.org/web".into()),
+        action: None,
         input: KeptInput::Json(serde_json::to_vec(&input).expect("JSON")),
         policy: Some(PolicyRef {
             path: "envoy/authz/allow".into(),

@@ -55,7 +55,14 @@ macro_rules! labels {
 
 labels! {
     /// A part of the way of a Check whose time is measured.
-    Stage { Wait => "wait", Identity => "identity", Tokens => "tokens", Policy => "policy", Record => "record", }
+    Stage {
+        Wait => "wait",
+        Identity => "identity",
+        Tokens => "tokens",
+        Session => "session",
+        Policy => "policy",
+        Record => "record",
+    }
     /// What became of an attempt to put a policy, a trust bundle or a configuration in force.
     Reload { Loaded => "loaded", Unchanged => "unchanged", Refused => "refused", }
     /// What a second policy set said beside the one in force: the same, another decision, another answer to the same

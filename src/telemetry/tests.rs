@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock,
-    verdict::{Decision, Mode, Protocol, Reason},
+    verdict::{Class, Decision, Mode, Protocol, Reason, Tier},
 };
 
 fn otlp(endpoint: &str) -> config::Telemetry {
@@ -32,6 +32,10 @@ fn facts() -> Facts<'static> {
         revision: Some("r1"),
         rule: None,
         method: Some("GET"),
+        action: None,
+        class: Class::Unknown,
+        tier: Tier::None,
+        risk: None,
         decide: Duration::from_micros(10)..Duration::from_micros(40),
         elapsed: Duration::from_micros(60),
         code: Code::Ok,

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     clock::Now,
-    verdict::{Decision, Mode, Protocol, Reason},
+    verdict::{Class, Decision, Level, Mode, Protocol, Reason, Tier},
 };
 
 /// Fully qualified name of the method we serve: span name and `rpc.method`.
@@ -103,6 +103,12 @@ pub struct Facts<'a> {
     pub rule: Option<&'a str>,
     /// Method of the HTTP request asked about.
     pub method: Option<&'a str>,
+    /// Name of the action in the catalogue.
+    pub action: Option<&'a str>,
+    pub class: Class,
+    pub tier: Tier,
+    /// Level of the caller's risk, where it was weighed.
+    pub risk: Option<Level>,
     /// When deciding began and ended.
     pub decide: Range<Duration>,
     /// When the answer was ready.
@@ -140,6 +146,9 @@ impl CheckSpan {
     /// Ends the span, with a child `authz.decide` that carries the decision.
     pub fn finish(self, facts: &Facts<'_>) {
         let Some(Running { tracer, mut span, started }) = self.running else { return };
+        if !span.is_recording() && changes_state(facts.class) {
+            span = sampled_again(&tracer, span.span_context(), started);
+        }
         if span.is_recording() {
             let parent = Context::new().with_remote_span_context(span.span_context().clone());
             let mut child = tracer
@@ -162,6 +171,19 @@ impl CheckSpan {
         }
         span.end_with_timestamp(started + facts.elapsed);
     }
+}
+
+/// Whether an action of this class is told of whatever the sampling says. What no catalogue lists is left to the sampling.
+const fn changes_state(class: Class) -> bool {
+    matches!(class, Class::Write | Class::Delete | Class::Execute | Class::Admin)
+}
+
+/// A span in the place of one that was sampled out.
+fn sampled_again(tracer: &SdkTracer, context: &SpanContext, started: SystemTime) -> Span {
+    let flags = context.trace_flags().with_sampled(true);
+    let parent = SpanContext::new(context.trace_id(), context.span_id(), flags, true, context.trace_state().clone());
+    let builder = tracer.span_builder(METHOD).with_kind(SpanKind::Server).with_start_time(started);
+    builder.start_with_context(tracer, &Context::new().with_remote_span_context(parent))
 }
 
 /// Follows the caller where it decided, else samples `ratio` of the traces.
@@ -193,7 +215,7 @@ pub const fn status_text(code: Code) -> &'static str {
 }
 
 fn decision_attributes(facts: &Facts<'_>) -> Vec<KeyValue> {
-    let mut attributes = Vec::with_capacity(11);
+    let mut attributes = Vec::with_capacity(15);
     attributes.extend([
         KeyValue::new("doorward.decision", facts.decision.as_str()),
         KeyValue::new("doorward.enforced", facts.enforced),
@@ -202,9 +224,16 @@ fn decision_attributes(facts: &Facts<'_>) -> Vec<KeyValue> {
         KeyValue::new("doorward.protocol", facts.protocol.as_str()),
         KeyValue::new("doorward.decision_id", facts.decision_id.to_string()),
         KeyValue::new("doorward.policy.path", facts.policy_path.to_owned()),
+        KeyValue::new("doorward.action.class", facts.class.as_str()),
+        KeyValue::new("doorward.tier", facts.tier.as_str()),
     ]);
-    let known =
-        [("doorward.bundle.revision", facts.revision), ("doorward.rule", facts.rule), ("http.request.method", facts.method)];
+    let known = [
+        ("doorward.bundle.revision", facts.revision),
+        ("doorward.rule", facts.rule),
+        ("http.request.method", facts.method),
+        ("doorward.action.name", facts.action),
+        ("doorward.risk.level", facts.risk.map(Level::as_str)),
+    ];
     attributes.extend(known.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, value?.to_owned()))));
     attributes
 }
@@ -326,6 +355,10 @@ mod tests {
 
     /// The child and the server span of one Check.
     fn spans(ratio: f64, metadata: TraceHeaders<'_>, request: TraceHeaders<'_>) -> Vec<SpanData> {
+        spans_of(Class::Read, ratio, metadata, request)
+    }
+
+    fn spans_of(class: Class, ratio: f64, metadata: TraceHeaders<'_>, request: TraceHeaders<'_>) -> Vec<SpanData> {
         let kept = Kept::default();
         let provider = SdkTracerProvider::builder().with_sampler(sampler(ratio)).with_simple_exporter(kept.clone()).build();
         let tracer = Tracer::new(provider.tracer("test"), ratio);
@@ -342,6 +375,10 @@ mod tests {
             revision: Some("r1"),
             rule: None,
             method: Some("GET"),
+            action: Some("orders.read"),
+            class,
+            tier: Tier::Standard,
+            risk: None,
             decide: Duration::from_micros(10)..Duration::from_micros(40),
             elapsed: Duration::from_micros(60),
             code: Code::Ok,
@@ -367,6 +404,15 @@ mod tests {
         assert_eq!(attribute("doorward.decision").as_deref(), Some("deny"));
         assert_eq!(attribute("doorward.bundle.revision").as_deref(), Some("r1"));
         assert_eq!(attribute("doorward.rule"), None);
+    }
+
+    #[test]
+    fn what_changes_state_is_never_sampled_out() {
+        let unsampled = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        for (class, told) in [(Class::Write, 2), (Class::Admin, 2), (Class::Read, 0), (Class::Unknown, 0)] {
+            assert_eq!(spans_of(class, 0.0, headers(unsampled), TraceHeaders::default()).len(), told, "{class:?}");
+            assert_eq!(spans_of(class, 0.0, TraceHeaders::default(), TraceHeaders::default()).len(), told, "{class:?}");
+        }
     }
 
     #[test]

@@ -308,6 +308,7 @@ async fn d36_to_d38_the_whole_input() {
 fn redact(seen: &mut Value) {
     seen["attributes"]["source"]["certificate"] = json!("[pem]");
     seen["self"]["instance"] = json!("[uuid]");
+    seen["session"]["id"] = json!("[id]");
     for key in ["ns", "rfc3339"] {
         seen["now"][key] = json!("[time]");
     }

@@ -26,6 +26,7 @@ mod real_telemetry;
 mod real_tokens;
 mod real_trust;
 mod real_wiring;
+mod sessions;
 mod shadow;
 mod tidy;
 mod tools;

@@ -19,6 +19,7 @@ use crate::{
     identity::{Identity, PeerRules, tokens::Tokens},
     policy::{PolicyStore, input::Here},
     record::Recorder,
+    session::Sessions,
     telemetry::Telemetry,
     trust::TrustStore,
 };
@@ -60,6 +61,7 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
         settings: Settings::new(&config),
         identity: Identity::new(Arc::new(TrustStore::default()), Arc::default()),
         tokens: Arc::new(Tokens::new(&config.tokens, Arc::default()).unwrap()),
+        sessions: Arc::new(Sessions::open(&config.sessions, clock::now()).unwrap()),
         policies,
         permits: Arc::clone(&permits),
         shadow: Shadow::start(Arc::default(), recorder.clone(), telemetry.metrics()).unwrap(),
@@ -70,6 +72,7 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
         name: "test".into(),
         rules: PeerRules::new(&config.listeners.first().unwrap().peer, config::Placement::Inbound),
         here: Here::new([]),
+        sole: false,
     };
     let door = Door {
         authorizer: Arc::new(authorizer),

@@ -24,7 +24,7 @@ fn decided(value: &Value, mode: Mode, settings: &Settings<'_>) -> Outcome {
 
 fn response(outcome: &Outcome, headers: &[(&str, &str)], settings: &Settings<'_>) -> CheckResponse {
     let headers = Headers::from_map(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    match encode(outcome, &Shape { protocol: Protocol::Http, headers: Some(&headers) }, settings) {
+    match encode(outcome, &Shape { protocol: Protocol::Http, headers: Some(&headers), mcp: None }, settings) {
         Reply::Response(response) => response,
         Reply::Error(status) => panic!("{status}"),
     }
@@ -404,7 +404,7 @@ fn a_denial_after_the_policy_tells_the_client_nothing_of_the_answer() {
 
 #[test]
 fn d37_tcp_has_no_http_response() {
-    let shape = Shape { protocol: Protocol::Tcp, headers: None };
+    let shape = Shape { protocol: Protocol::Tcp, headers: None, mcp: None };
     for value in [json!({"allowed": true, "headers": {"a": "b"}, "lease_s": 1}), json!(false)] {
         for mode in [Mode::Enforce, Mode::Observe] {
             let Reply::Response(response) = encode(&decided(&value, mode, &PLAIN), &shape, &PLAIN) else { panic!() };
@@ -506,7 +506,7 @@ proptest! {
         protocol in prop::sample::select(vec![Protocol::Http, Protocol::Grpc, Protocol::Tcp]),
     ) {
         let headers = headers.map(Headers::from_map);
-        let reply = encode(&outcome, &Shape { protocol, headers: headers.as_ref() }, &settings);
+        let reply = encode(&outcome, &Shape { protocol, headers: headers.as_ref(), mcp: None }, &settings);
         let said_allow = outcome.answer.as_ref().is_some_and(|answer| answer.decision == Decision::Allow);
         let response = match reply {
             Reply::Response(response) => response,
@@ -543,4 +543,34 @@ proptest! {
         }
         prop_assert_eq!(CheckResponse::decode(response.encode_to_vec().as_slice()).unwrap(), response);
     }
+}
+
+#[test]
+fn an_mcp_client_is_refused_in_json_rpc() {
+    let mcp = |refuse_with_200| Mcp { request_id: Some("\"a\"".to_owned()), refuse_with_200, ..Mcp::default() };
+    let refused = |outcome: &Outcome, mcp: &Mcp| {
+        let shape = Shape { protocol: Protocol::Mcp, headers: None, mcp: Some(mcp) };
+        let Reply::Response(response) = encode(outcome, &shape, &Settings::default()) else { panic!("no response") };
+        let Some(HttpResponse::DeniedResponse(denied)) = response.http_response else { panic!("no denial") };
+        let kind = denied.headers.iter().filter_map(|option| option.header.as_ref()).find(|header| header.key == "content-type");
+        assert_eq!(kind.map(|header| header.value.as_str()), Some("application/json"));
+        (denied.status.map(|status| status.code), serde_json::from_str::<Value>(&denied.body).unwrap())
+    };
+    for (reason, code) in [
+        (Reason::Policy, -32001),
+        (Reason::PathForbidden, -32001),
+        (Reason::TierUnknownAction, -32602),
+        (Reason::PolicyTimeout, -32603),
+        (Reason::Overloaded, -32603),
+    ] {
+        let outcome = Outcome::denied(Uuid::nil(), Mode::Enforce, reason, Some("secret detail".to_owned()));
+        let (status, body) = refused(&outcome, &mcp(false));
+        assert_eq!((status, &body["error"]["code"], &body["id"]), (Some(403), &json!(code), &json!("a")), "{reason}");
+        assert_eq!(body["error"]["data"]["decision_id"], json!(Uuid::nil().to_string()));
+        assert!(!body.to_string().contains("secret"), "{body}");
+        assert_eq!(refused(&outcome, &mcp(true)).0, Some(200));
+    }
+    let unread = Outcome::denied(Uuid::nil(), Mode::Enforce, Reason::RequestParseError, None);
+    let (status, body) = refused(&unread, &Mcp::default());
+    assert_eq!((status, &body["id"]), (Some(400), &Value::Null));
 }

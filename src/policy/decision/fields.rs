@@ -1,6 +1,6 @@
 //! The object form of a decision, field by field: types, what may be in a header, which status Envoy can send.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
@@ -9,6 +9,10 @@ use crate::{config::Compat, verdict::Decision};
 
 /// Most entries in one list of a result. Envoy's own limit on the headers of a message is far lower.
 pub(super) const ENTRIES: usize = 1000;
+
+/// Most labels of one result, and the longest of them in bytes.
+const LABELS: usize = 16;
+const MAX_LABEL: usize = 128;
 
 /// The object form of a decision.
 pub(super) struct Fields<'a> {
@@ -29,6 +33,8 @@ impl Fields<'_> {
             metadata: self.metadata()?,
             reason: self.own_text("reason")?,
             rule: self.own_text("rule")?,
+            labels: self.labels()?,
+            end_session: self.own_flag("end_session")?,
             ..Answer::new(decision)
         };
         match decision {
@@ -221,6 +227,28 @@ impl Fields<'_> {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(_) => Err(Refusal::OwnField { field, wanted: "a string" }),
+        }
+    }
+
+    fn own_flag(&self, field: &'static str) -> Result<bool, Refusal> {
+        match self.fields.get(field) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(_) => Err(Refusal::OwnField { field, wanted: "a boolean" }),
+        }
+    }
+
+    fn labels(&self) -> Result<Vec<Arc<str>>, Refusal> {
+        let wanted = "an array of at most 16 labels of at most 128 characters";
+        let refused = Refusal::OwnField { field: "labels", wanted };
+        match self.fields.get("labels") {
+            None => Ok(Vec::new()),
+            Some(Value::Array(items)) if items.len() <= LABELS => {
+                let label =
+                    |item: &Value| item.as_str().filter(|text| !text.is_empty() && text.len() <= MAX_LABEL).map(Arc::from);
+                items.iter().map(label).collect::<Option<_>>().ok_or(refused)
+            }
+            Some(_) => Err(refused),
         }
     }
 

@@ -50,11 +50,11 @@ fn what_the_documents_say_is_in_the_set() {
         ("rest.json", r#"{"doorward": {"tiers": {"default": "light"}, "signals": {"denial_streak": 3}}, "other": 1}"#),
     ]);
     let set = load(folder.path()).unwrap();
-    let Documents { registry, tiers, signals } = set.documents();
+    let context::Documents { registry, tiers, weights: signals, .. } = set.documents();
     assert_eq!(registry.find("spiffe://a.org/x").unwrap().owner.as_deref(), Some("o"));
     assert_eq!((tiers.of(None), signals.denial_streak), (Tier::Light, 3));
     let none = load(&folder.path().join("p.rego")).unwrap();
-    assert!(none.documents().registry.is_empty() && none.documents().tiers.is_empty() && none.documents().signals.is_empty());
+    assert!(none.documents().registry.is_empty() && none.documents().tiers.is_empty() && none.documents().weights.is_empty());
 }
 
 #[test]

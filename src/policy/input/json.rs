@@ -130,6 +130,18 @@ impl<F: Fn(&str, &str, Option<&str>) -> Option<String>> Sink for Members<'_, F> 
         self.own = outer;
     }
 
+    fn each<'a, T: 'a>(&mut self, name: &Name, items: impl Iterator<Item = (&'a str, &'a T)>, fill: impl Fn(&T, &mut Self)) {
+        self.name(name.text);
+        let outer = std::mem::replace(&mut self.own, name.text);
+        self.braced(b'{', b'}', |sink| {
+            for (key, item) in items {
+                sink.foreign(key);
+                sink.braced(b'{', b'}', |sink| fill(item, sink));
+            }
+        });
+        self.own = outer;
+    }
+
     fn texts<'a>(&mut self, name: &Name, items: impl Iterator<Item = &'a str>) {
         self.name(name.text);
         self.array(items, |sink, item| sink.masked(sink.own, name.text, item));

@@ -3,7 +3,14 @@
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::{policy::wanted::EVERYTHING, request::Headers};
+use crate::{
+    action::GrantRule,
+    policy::wanted::EVERYTHING,
+    request::Headers,
+    session::{Count, Past},
+    verdict::{Class, Decision, Level, Mode, Protocol, Sensitivity, Signal, SignalName, Tier},
+    workload::Registry,
+};
 
 fn request() -> Request {
     let list = vec![("x-a".to_owned(), b"1".to_vec()), ("cookie".to_owned(), b"\xff".to_vec())];
@@ -37,29 +44,88 @@ fn request() -> Request {
     }
 }
 
+fn context() -> Context {
+    let entry = crate::action::Entry {
+        name: "orders.read".into(),
+        class: Class::Read,
+        sensitivity: Sensitivity::Low,
+        tier: Some(Tier::Standard),
+        is_public: false,
+        adds: Vec::new(),
+        requires: vec!["a".into()],
+        forbid_after: Vec::new(),
+        grant: GrantRule::Never,
+        mode: Mode::Enforce,
+    };
+    let past = Past {
+        n: 1,
+        action: "orders.read".into(),
+        class: Class::Read,
+        resource_hash: 7,
+        at: Now::from_seconds(3),
+        decision: Some(Decision::Allow),
+    };
+    let count = Count { n: 2, first: Now::from_seconds(3), last: Now::from_seconds(4) };
+    let part = Part { labels: vec!["x".into()], counts: vec![("orders.read".into(), count)], path: vec![past] };
+    let view =
+        View { id: "s".into(), source: "ambient", age_s: 1, seq: 2, complete: true, session: part.clone(), principal: part };
+    let allow = Allow {
+        actions: vec!["orders.*".into()],
+        classes: Some(vec![Class::Read]),
+        tenants: Some(vec!["t".into()]),
+        ..Allow::default()
+    };
+    let registry = Registry::compile(&json!({"spiffe://a.org/x": {"schedule": {"from": "01:00", "to": "02:00"}}})).unwrap();
+    let schedule = registry.find("spiffe://a.org/x").unwrap().schedule.clone();
+    let workload = Workload {
+        owner: Some("o".into()),
+        team: None,
+        purpose: None,
+        environments: None,
+        third_party: true,
+        state: "active".into(),
+        expires_at: Some(9),
+        allows: vec![allow],
+        schedule,
+        max_credential_lifetime_s: Some(60),
+        max_credential_age_s: None,
+        limits: vec![("orders.read".into(), 5)],
+        escalation: None,
+        mode: Mode::Enforce,
+    };
+    Context {
+        action: Action {
+            protocol: Protocol::Mcp,
+            entry: Some(entry.into()),
+            resource: Some(Resource { kind: "order".into(), id: Some("1".to_owned()), tenant: None, hash: 7 }),
+            params: vec![("id".into(), "1".to_owned())],
+            args_digest: Some("d".to_owned()),
+            body_complete: true,
+            error: None,
+            mcp: Some(Mcp { method: "tools/call".to_owned(), ..Mcp::default() }),
+        },
+        tier: Tier::Standard,
+        workload: Some(Some(workload.into())),
+        signals: vec![Signal { name: SignalName::CredentialReuse, since_ns: 1, detail: "d".to_owned() }],
+        risk: Some(Risk { score: 1, level: Level::Low, reasons: vec!["r".to_owned()] }),
+        view: Some(view),
+        degraded: false,
+    }
+}
+
 static NOTHING: Presented = Presented { tokens: Vec::new(), main: None, delegation: None };
 
-fn facts<'a>(request: &'a Request, here: &'a Here) -> Facts<'a> {
+fn facts<'a>(request: &'a Request, context: &'a Context, here: &'a Here) -> Facts<'a> {
     let presented = &NOTHING;
     let peer_error = Some(Reason::NoUriSan);
-    Facts {
-        request,
-        peer: None,
-        peer_error,
-        presented,
-        principal: None,
-        signals: &[],
-        here,
-        own_id: None,
-        now: Now::from_seconds(5),
-    }
+    Facts { request, peer: None, peer_error, presented, principal: None, context, here, own_id: None, now: Now::from_seconds(5) }
 }
 
 #[test]
 fn both_forms_of_the_document_are_one() {
-    let (whole, here) = (request(), Here::new([("instance", Some("i")), ("pod", None)]));
+    let (whole, context, here) = (request(), context(), Here::new([("instance", Some("i")), ("pod", None)]));
     for request in [&whole, &Request::default(), &Request::unread()] {
-        let facts = facts(request, &here);
+        let facts = facts(request, &context, &here);
         let values = Input::of(&facts, &EVERYTHING).value.to_json_str().unwrap();
         let values: Json = serde_json::from_str(&values).unwrap();
         let lines: Json = serde_json::from_slice(&facts.masked(&|_, _, _| None)).unwrap();
@@ -69,8 +135,8 @@ fn both_forms_of_the_document_are_one() {
 
 #[test]
 fn a_mask_sees_every_member_with_its_parent() {
-    let (request, here) = (request(), Here::new([]));
-    let facts = facts(&request, &here);
+    let (request, context, here) = (request(), context(), Here::new([]));
+    let facts = facts(&request, &context, &here);
     let masked = facts.masked(&|parent, key, text| match (parent, key, text) {
         ("headers", "x-a", Some("1")) | ("list", "deep", Some(_)) | ("parsed_query", "b", Some("d")) => Some("gone".to_owned()),
         ("http", "rawBody", Some("cmF3")) | ("", "url", None) | ("filterMetadata", "f", None) => Some("gone".to_owned()),
@@ -86,10 +152,11 @@ fn a_mask_sees_every_member_with_its_parent() {
 
 #[test]
 fn a_policy_gets_what_it_can_read_and_no_more() {
-    let (request, here) = (request(), Here::new([]));
+    let (request, context, here) = (request(), context(), Here::new([]));
     let wanted = Wanted::by([
         "allow if { input.attributes.request.http.method == \"GET\"; input.parsed_path[0] == \"a\"; not input.peer }",
     ]);
-    let seen: Json = serde_json::from_str(&Input::of(&facts(&request, &here), &wanted).value.to_json_str().unwrap()).unwrap();
+    let seen: Json =
+        serde_json::from_str(&Input::of(&facts(&request, &context, &here), &wanted).value.to_json_str().unwrap()).unwrap();
     assert_eq!(seen, json!({"attributes": {"request": {"http": {"method": "GET"}}}, "parsed_path": ["a"]}));
 }

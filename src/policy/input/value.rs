@@ -52,6 +52,17 @@ impl Sink for Members<'_> {
         });
     }
 
+    fn each<'a, T: 'a>(&mut self, name: &Name, items: impl Iterator<Item = (&'a str, &'a T)>, fill: impl Fn(&T, &mut Self)) {
+        self.put(name, |below| {
+            let objects = items.filter_map(|(key, item)| {
+                let mut inner = Self::new(below.below(key)?);
+                fill(item, &mut inner);
+                Some((Value::from(key), Value::from(inner)))
+            });
+            Value::from(objects.collect::<BTreeMap<_, _>>())
+        });
+    }
+
     fn texts<'a>(&mut self, name: &Name, items: impl Iterator<Item = &'a str>) {
         self.put(name, |_| Value::from(items.map(Value::from).collect::<Vec<_>>()));
     }

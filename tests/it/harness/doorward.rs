@@ -191,6 +191,10 @@ impl Doorward {
 
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
 
