@@ -2,7 +2,7 @@
 
 use std::{env, error::Error, fs, path::Path};
 
-const FILES: [&str; 2] = ["proto/doorward/v1/tail.proto", "proto/doorward/v1/explain.proto"];
+const FILES: [&str; 3] = ["proto/doorward/v1/session.proto", "proto/doorward/v1/tail.proto", "proto/doorward/v1/explain.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -147,7 +147,7 @@ impl App {
             let _inside = decisions.enter();
             bind(&config.listeners, occupied, &trust, &own)?
         };
-        let control = control::bind(&config, occupied, recent, &policies, &recorder, &metrics)?;
+        let control = control::bind(&config, occupied, recent, &policies, &recorder, &metrics, authorizer.sessions())?;
         let operations = TcpListener::bind(config.operations.address)
             .await
             .with_context(|| format!("cannot listen on `{}` (`operations.address`)", config.operations.address))?;

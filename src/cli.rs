@@ -12,6 +12,7 @@ mod generate;
 mod health;
 mod question;
 mod serve;
+mod session;
 mod source;
 mod tail;
 mod test;
@@ -65,6 +66,7 @@ Examples:
   doorward health                           is the local doorward ready?
   doorward tail --decision deny             decisions as they are made
   doorward explain ID                       why one was made
+  doorward session list                     what callers did lately
 
 Exit codes: 0 done, 1 failed, 2 denied, 3 invalid";
 
@@ -92,6 +94,9 @@ enum Command {
     Tail(tail::Args),
     /// Tell why a decision was made
     Explain(explain::Args),
+    /// List, show and end sessions: what callers did, one after the other
+    #[command(subcommand)]
+    Session(session::Command),
     /// Print a completion script for a shell
     Completion(completion::Args),
 }
@@ -119,6 +124,7 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Session(command) => session::run(&command),
         Command::Completion(args) => completion::run(&args),
     };
     exit.into()

@@ -4,7 +4,9 @@
 mod explain;
 mod guard;
 mod line;
+mod pattern;
 pub mod proto;
+mod session;
 mod tail;
 
 use std::{sync::Arc, time::Duration};
@@ -18,7 +20,11 @@ use tonic::{service::Routes, transport::Server};
 use self::{
     explain::Explain,
     guard::Guard,
-    proto::v1::{explain_service_server::ExplainServiceServer, tail_service_server::TailServiceServer},
+    proto::v1::{
+        explain_service_server::ExplainServiceServer, session_service_server::SessionServiceServer,
+        tail_service_server::TailServiceServer,
+    },
+    session::SessionApi,
     tail::Tail,
 };
 use crate::{
@@ -26,6 +32,7 @@ use crate::{
     listener::{Connection, Stranger},
     policy::PolicyStore,
     record::{Recorder, find::Finder, recent::Recent},
+    session::Sessions,
     telemetry::metrics::Metrics,
 };
 
@@ -44,6 +51,7 @@ pub struct Parts {
     /// Where decisions are written to, if that is a file.
     pub file: Option<FileSink>,
     pub metrics: Arc<Metrics>,
+    pub sessions: Arc<Sessions>,
 }
 
 /// Serves until `stop`, then ends the calls that have no end of their own and returns when the others are answered.
@@ -56,12 +64,14 @@ pub async fn serve(
     mut strangers: mpsc::Receiver<Stranger>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let Parts { policies, recorder, recent, file, metrics } = parts;
+    let Parts { policies, recorder, recent, file, metrics, sessions } = parts;
     let guard = Arc::new(Guard::new(Arc::clone(&policies), recorder, metrics));
     let tail = Tail::new(Arc::clone(&guard), Arc::clone(&recent), stop.clone());
     let explain = Explain::new(Arc::clone(&guard), Finder::new(recent, file), policies);
+    let sessions = SessionServiceServer::new(SessionApi::new(Arc::clone(&guard), sessions));
     let services = Routes::new(TailServiceServer::new(tail).max_decoding_message_size(MESSAGE))
-        .add_service(ExplainServiceServer::new(explain).max_decoding_message_size(MESSAGE));
+        .add_service(ExplainServiceServer::new(explain).max_decoding_message_size(MESSAGE))
+        .add_service(sessions.max_decoding_message_size(MESSAGE));
     let watch = Arc::clone(&guard);
     let turned_away = async move {
         while let Some(stranger) = strangers.recv().await {

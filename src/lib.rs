@@ -27,7 +27,6 @@ mod context;
 mod inventory;
 mod risk;
 
-#[allow(dead_code, reason = "the control API is about to list and show sessions")]
 mod session;
 mod workload;
 

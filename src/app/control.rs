@@ -12,6 +12,7 @@ use crate::{
     listener::{self, Callers, Listener, Occupied, Stranger},
     policy::PolicyStore,
     record::{Recorder, recent::Recent},
+    session::Sessions,
     telemetry::metrics::Metrics,
 };
 
@@ -42,6 +43,7 @@ pub(super) fn bind(
     policies: &Arc<PolicyStore>,
     recorder: &Recorder,
     metrics: &Arc<Metrics>,
+    sessions: &Arc<Sessions>,
 ) -> anyhow::Result<Option<Control>> {
     let (Some(part), Some(recent)) = (&config.control, recent) else { return Ok(None) };
     let own = listener::own_uid().context("finding our own user id")?;
@@ -54,7 +56,8 @@ pub(super) fn bind(
         Sink::Stdout | Sink::Off => None,
     };
     let (policies, recorder, metrics) = (Arc::clone(policies), recorder.clone(), Arc::clone(metrics));
-    Ok(Some(Control { listener, callers, strangers, parts: Parts { policies, recorder, recent, file, metrics } }))
+    let parts = Parts { policies, recorder, recent, file, metrics, sessions: Arc::clone(sessions) };
+    Ok(Some(Control { listener, callers, strangers, parts }))
 }
 
 impl Control {

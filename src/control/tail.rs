@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 use super::{
     guard::{Guard, Question},
     line::Line,
+    pattern::Pattern,
     proto::v1::{FollowRequest, FollowResponse, FollowedDecision, follow_response::Event, tail_service_server::TailService},
 };
 use crate::record::recent::Recent;
@@ -143,30 +144,5 @@ impl Selection {
             let record = if self.records { String::from_utf8_lossy(bytes).into_owned() } else { String::new() };
             Event::Decided(FollowedDecision { decision: Some(line.into()), record })
         })
-    }
-}
-
-/// A whole text, or its beginning and `*`.
-enum Pattern {
-    Any,
-    Whole(String),
-    Beginning(String),
-}
-
-impl Pattern {
-    fn new(text: &str) -> Self {
-        match (text, text.strip_suffix('*')) {
-            ("", _) => Self::Any,
-            (_, Some(beginning)) => Self::Beginning(beginning.to_owned()),
-            (whole, None) => Self::Whole(whole.to_owned()),
-        }
-    }
-
-    fn matches(&self, text: Option<&str>) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Whole(whole) => text == Some(whole),
-            Self::Beginning(beginning) => text.is_some_and(|text| text.starts_with(beginning)),
-        }
     }
 }

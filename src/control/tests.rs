@@ -68,7 +68,8 @@ impl Api {
         let listener = Listener::bind(&Address::Unix(api.socket()), mode, Occupied::Refuse).unwrap();
         let connections = listener.accept(Callers::Operators(vec![uid], told), Arc::clone(&metrics), api.stop.clone());
         let (policies, recorder) = (Arc::clone(&api.policies), api.recorder.clone());
-        let parts = Parts { policies, recorder, recent, file: Some(file), metrics };
+        let sessions = Arc::new(Sessions::open(&config::Sessions::default(), clock::now()).unwrap());
+        let parts = Parts { policies, recorder, recent, file: Some(file), metrics, sessions };
         tokio::spawn(serve(parts, connections, strangers, api.stop.clone()));
         api
     }

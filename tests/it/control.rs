@@ -185,3 +185,40 @@ fn the_commands_say_what_they_do() {
         insta::assert_snapshot!(format!("{name}_help"), text(&help.stdout));
     }
 }
+
+const ACTIONS: &str =
+    "doorward: {actions: {customer.read: {match: [{path: '/customers/*'}], class: read, adds: ['data:customer']}}}\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_listed_shown_and_ended() {
+    let address = format!("unix://@doorward-sessions-{}", std::process::id());
+    let top = format!("control: {{address: \"{address}\"}}\nsessions: {{sole: true}}\n");
+    let files = [("control.rego", OPERATORS), ("documents.yaml", ACTIONS)];
+    let listener = "  placement: gateway\n";
+    let doorward = Doorward::start(&Setup { policy: Some(POLICY), files: &files, listener, top: &top, ..Setup::default() });
+    doorward.wait_ready();
+    let leaf = doorward.ca.svid("spiffe://example.org/ns/ai/sa/agent");
+    let read = || Check::http("GET", "/customers/1").certificate(&leaf.url_encoded());
+    assert_eq!(Answer::read(doorward.check(read().0).await.unwrap()).code, 0);
+
+    let listed = ask(&["session", "list", "--label", "data:customer", "--output", "json"], &address);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap_or_else(|_| panic!("{listed:?}"));
+    let session = &listed["sessions"][0];
+    assert_eq!(session["principal"], "spiffe://example.org/ns/ai/sa/agent", "{listed}");
+    let id = session["id"].as_str().unwrap();
+    let none = ask(&["session", "list", "--label", "unheard-of", "--output", "json"], &address);
+    assert!(!text(&none.stdout).contains(id));
+
+    let shown = text(&ask(&["session", "show", id], &address).stdout);
+    assert!(shown.contains("data:customer") && shown.contains("customer.read") && shown.contains("allow"), "{shown}");
+    assert_eq!(ask(&["session", "show", "0000000000000000"], &address).status.code(), Some(1));
+
+    let ended = ask(&["session", "end", id, "--reason", "case 4711"], &address);
+    assert!(ended.status.success(), "{ended:?}");
+    let refused = Answer::read(doorward.check(read().0).await.unwrap());
+    assert_ne!(refused.code, 0);
+    let record = doorward.record(refused.metadata["decision_id"].as_str().unwrap());
+    assert_eq!(record["body"]["reason"], "session_ended");
+    let methods: Vec<Value> = calls(&doorward).iter().map(|call| call["method"].clone()).collect();
+    assert!(methods.contains(&json!("doorward.v1.SessionService/End")), "{methods:?}");
+}

@@ -1,0 +1,145 @@
+//! Sessions, to look at and to end.
+
+use std::sync::Arc;
+
+use prost_types::Timestamp;
+use tonic::{Request, Response, Status};
+
+use super::{
+    guard::Guard,
+    pattern::Pattern,
+    proto::v1::{
+        ActionCount, Behaviour, EndSessionRequest, EndSessionResponse, ListSessionsRequest, ListSessionsResponse, PastAction,
+        Session, ShowSessionRequest, ShowSessionResponse, session_service_server::SessionService,
+    },
+};
+use crate::{
+    clock::{self, Now},
+    session::{Listed, Part, Sessions},
+};
+
+/// Sessions of a page, where the caller says nothing, and at most.
+const PAGE: usize = 100;
+const MAX_PAGE: usize = 1000;
+
+pub struct SessionApi {
+    guard: Arc<Guard>,
+    sessions: Arc<Sessions>,
+}
+
+impl SessionApi {
+    pub const fn new(guard: Arc<Guard>, sessions: Arc<Sessions>) -> Self {
+        Self { guard, sessions }
+    }
+
+    fn find(&self, id: &str, now: Now) -> Result<(Listed, Behaviour, Behaviour), Status> {
+        let id = parse(id).ok_or_else(|| Status::invalid_argument("`id` is no id of a session"))?;
+        let (listed, view) =
+            self.sessions.show(id, now).ok_or_else(|| Status::not_found("there is no such session, or not any more"))?;
+        Ok((listed, view.session.into(), view.principal.into()))
+    }
+}
+
+#[tonic::async_trait]
+impl SessionService for SessionApi {
+    async fn list(&self, request: Request<ListSessionsRequest>) -> Result<Response<ListSessionsResponse>, Status> {
+        let ListSessionsRequest { page_size, page_token, principal, label, source } = self.guard.admit(request).await?.message;
+        let after = match page_token.as_str() {
+            "" => None,
+            token => Some(parse(token).ok_or_else(|| Status::invalid_argument("`page_token` is none of ours"))?),
+        };
+        let size = match usize::try_from(page_size) {
+            Ok(0) => PAGE,
+            Ok(size) => size.min(MAX_PAGE),
+            Err(_) => return Err(Status::invalid_argument("`page_size` is below zero")),
+        };
+        let principal = Pattern::new(&principal);
+        let wanted = |listed: &Listed| {
+            principal.matches(Some(&listed.principal))
+                && (label.is_empty() || listed.labels.iter().any(|known| **known == *label))
+                && (source.is_empty() || listed.key.source.as_str() == source)
+        };
+        // One more tells whether there is another page.
+        let mut found = self.sessions.list(after, size + 1, clock::now(), wanted);
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_page_token = found.last().filter(|_| more).map(|last| name(last.id)).unwrap_or_default();
+        Ok(Response::new(ListSessionsResponse { sessions: found.into_iter().map(Session::from).collect(), next_page_token }))
+    }
+
+    async fn show(&self, request: Request<ShowSessionRequest>) -> Result<Response<ShowSessionResponse>, Status> {
+        let ShowSessionRequest { id } = self.guard.admit(request).await?.message;
+        let (listed, behaviour, principal) = self.find(&id, clock::now())?;
+        let (session, behaviour, principal) = (Some(listed.into()), Some(behaviour), Some(principal));
+        Ok(Response::new(ShowSessionResponse { session, behaviour, principal }))
+    }
+
+    async fn end(&self, request: Request<EndSessionRequest>) -> Result<Response<EndSessionResponse>, Status> {
+        let EndSessionRequest { id, reason: _ } = self.guard.admit(request).await?.message;
+        let now = clock::now();
+        let (listed, ..) = self.find(&id, now)?;
+        if !self.sessions.end(&listed.principal, &listed.key, now) {
+            return Err(Status::not_found("the session has just gone by itself"));
+        }
+        tracing::info!(session = id, principal = %listed.principal, "an operator ended a session");
+        let session = Session { ended: true, ..listed.into() };
+        Ok(Response::new(EndSessionResponse { session: Some(session) }))
+    }
+}
+
+/// As everywhere else a session is named.
+fn name(id: u64) -> String {
+    format!("{id:016x}")
+}
+
+fn parse(name: &str) -> Option<u64> {
+    let is_name = name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_name.then(|| u64::from_str_radix(name, 16).ok()).flatten()
+}
+
+fn timestamp(at: Now) -> Option<Timestamp> {
+    let since = at.since_epoch();
+    Some(Timestamp { seconds: i64::try_from(since.as_secs()).ok()?, nanos: i32::try_from(since.subsec_nanos()).ok()? })
+}
+
+impl From<Listed> for Session {
+    fn from(listed: Listed) -> Self {
+        let Listed { id, principal, key, began, last, seq, ended, labels } = listed;
+        Self {
+            id: name(id),
+            principal: principal.to_string(),
+            source: key.source.as_str().to_owned(),
+            key: key.id.to_string(),
+            began_at: timestamp(began),
+            last_at: timestamp(last),
+            actions: seq,
+            ended,
+            labels: labels.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl From<Part> for Behaviour {
+    fn from(part: Part) -> Self {
+        let Part { labels, counts, path } = part;
+        let count = |(action, count): &(Arc<str>, crate::session::Count)| ActionCount {
+            action: action.to_string(),
+            count: count.n,
+            first_at: timestamp(count.first),
+            last_at: timestamp(count.last),
+        };
+        let past = |past: &crate::session::Past| PastAction {
+            number: past.n,
+            action: past.action.to_string(),
+            class: past.class.as_str().to_owned(),
+            at: timestamp(past.at),
+            decision: past.decision.map(|decision| decision.as_str().to_owned()).unwrap_or_default(),
+            resource_hash: name(past.resource_hash),
+        };
+        Self {
+            labels: labels.iter().map(ToString::to_string).collect(),
+            counts: counts.iter().map(count).collect(),
+            path: path.iter().map(past).collect(),
+        }
+    }
+}
