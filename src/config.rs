@@ -370,7 +370,7 @@ pub enum Sink {
     Stdout,
     /// JSON lines in a file.
     File(FileSink),
-    /// Records are made and counted, and go to telemetry only.
+    /// Records are made and counted, and go to telemetry only; with `control`, the latest stay in memory.
     Off,
 }
 

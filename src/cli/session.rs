@@ -73,8 +73,8 @@ pub(super) struct Show {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A session of source `ambient` is all that its principal does without one: it begins anew with the next call, and only what
-it alone had is gone. Labels and counts of the principal stay in any case.
+A session of source `ambient` is all that its principal does without one: it begins anew with the
+next call, and only what it alone had is gone. Labels and counts of the principal stay in any case.
 
 Example:
   doorward session end 5f3a0c9b2d4e6f81 --reason 'case 4711'

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use prost_types::Timestamp;
+use tokio::{sync::Semaphore, task::spawn_blocking};
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -15,28 +16,42 @@ use super::{
 };
 use crate::{
     clock::{self, Now},
-    session::{Listed, Part, Sessions},
+    session::{Count, Listed, Part, Past, Sessions, View},
 };
 
 /// Sessions of a page, where the caller says nothing, and at most.
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
+/// Callers at a time that look through all sessions: each stands in the way of decisions a little.
+const LOOKS: usize = 1;
 
 pub struct SessionApi {
     guard: Arc<Guard>,
     sessions: Arc<Sessions>,
+    looks: Arc<Semaphore>,
 }
 
 impl SessionApi {
-    pub const fn new(guard: Arc<Guard>, sessions: Arc<Sessions>) -> Self {
-        Self { guard, sessions }
+    pub fn new(guard: Arc<Guard>, sessions: Arc<Sessions>) -> Self {
+        Self { guard, sessions, looks: Arc::new(Semaphore::new(LOOKS)) }
     }
 
-    fn find(&self, id: &str, now: Now) -> Result<(Listed, Behaviour, Behaviour), Status> {
+    /// Looks through all sessions, which may take a while, on a thread where nobody else waits.
+    async fn look<T: Send + 'static>(&self, look: impl FnOnce(&Sessions) -> T + Send + 'static) -> Result<T, Status> {
+        let stopping = |_| Status::unavailable("doorward is stopping");
+        let permit = Arc::clone(&self.looks).acquire_owned().await.map_err(stopping)?;
+        let sessions = Arc::clone(&self.sessions);
+        let looked = spawn_blocking(move || {
+            let _permit = permit;
+            look(&sessions)
+        });
+        looked.await.map_err(|_| Status::internal("the search broke off"))
+    }
+
+    async fn find(&self, id: &str, now: Now) -> Result<(Listed, View), Status> {
         let id = parse(id).ok_or_else(|| Status::invalid_argument("`id` is no id of a session"))?;
-        let (listed, view) =
-            self.sessions.show(id, now).ok_or_else(|| Status::not_found("there is no such session, or not any more"))?;
-        Ok((listed, view.session.into(), view.principal.into()))
+        let found = self.look(move |sessions| sessions.show(id, now)).await?;
+        found.ok_or_else(|| Status::not_found("there is no such session, or not any more"))
     }
 }
 
@@ -54,13 +69,13 @@ impl SessionService for SessionApi {
             Err(_) => return Err(Status::invalid_argument("`page_size` is below zero")),
         };
         let principal = Pattern::new(&principal);
-        let wanted = |listed: &Listed| {
+        let wanted = move |listed: &Listed| {
             principal.matches(Some(&listed.principal))
                 && (label.is_empty() || listed.labels.iter().any(|known| **known == *label))
                 && (source.is_empty() || listed.key.source.as_str() == source)
         };
         // One more tells whether there is another page.
-        let mut found = self.sessions.list(after, size + 1, clock::now(), wanted);
+        let mut found = self.look(move |sessions| sessions.list(after, size + 1, clock::now(), wanted)).await?;
         let more = found.len() > size;
         found.truncate(size);
         let next_page_token = found.last().filter(|_| more).map(|last| name(last.id)).unwrap_or_default();
@@ -69,15 +84,15 @@ impl SessionService for SessionApi {
 
     async fn show(&self, request: Request<ShowSessionRequest>) -> Result<Response<ShowSessionResponse>, Status> {
         let ShowSessionRequest { id } = self.guard.admit(request).await?.message;
-        let (listed, behaviour, principal) = self.find(&id, clock::now())?;
-        let (session, behaviour, principal) = (Some(listed.into()), Some(behaviour), Some(principal));
-        Ok(Response::new(ShowSessionResponse { session, behaviour, principal }))
+        let (listed, view) = self.find(&id, clock::now()).await?;
+        let (behaviour, principal) = (Some(view.session.into()), Some(view.principal.into()));
+        Ok(Response::new(ShowSessionResponse { session: Some(listed.into()), behaviour, principal }))
     }
 
     async fn end(&self, request: Request<EndSessionRequest>) -> Result<Response<EndSessionResponse>, Status> {
         let EndSessionRequest { id, reason: _ } = self.guard.admit(request).await?.message;
         let now = clock::now();
-        let (listed, ..) = self.find(&id, now)?;
+        let (listed, _) = self.find(&id, now).await?;
         if !self.sessions.end(&listed.principal, &listed.key, now) {
             return Err(Status::not_found("the session has just gone by itself"));
         }
@@ -122,13 +137,13 @@ impl From<Listed> for Session {
 impl From<Part> for Behaviour {
     fn from(part: Part) -> Self {
         let Part { labels, counts, path } = part;
-        let count = |(action, count): &(Arc<str>, crate::session::Count)| ActionCount {
+        let count = |(action, count): &(Arc<str>, Count)| ActionCount {
             action: action.to_string(),
             count: count.n,
             first_at: timestamp(count.first),
             last_at: timestamp(count.last),
         };
-        let past = |past: &crate::session::Past| PastAction {
+        let past = |past: &Past| PastAction {
             number: past.n,
             action: past.action.to_string(),
             class: past.class.as_str().to_owned(),

@@ -1,5 +1,7 @@
 //! Our own API over a real Unix socket: who is let be and what is recorded of it, decisions followed and explained.
 
+mod session;
+
 use std::{fs, path::Path, path::PathBuf};
 
 use hyper_util::rt::TokioIo;
@@ -40,6 +42,7 @@ struct Api {
     folder: TempDir,
     recorder: Recorder,
     policies: Arc<PolicyStore>,
+    sessions: Arc<Sessions>,
     config: config::Policy,
     stop: CancellationToken,
     _records: Handle,
@@ -58,7 +61,8 @@ impl Api {
         let (recorder, handle) =
             Recorder::start(&records, "i", Arc::clone(&metrics), None, &policies, Some(Arc::clone(&recent))).unwrap();
         let config = config::Policy::at(folder.path().join("policy"));
-        let api = Self { recorder, policies, config, stop: CancellationToken::new(), _records: handle, folder };
+        let sessions = Arc::new(Sessions::open(&config::Sessions::default(), clock::now()).unwrap());
+        let api = Self { recorder, policies, sessions, config, stop: CancellationToken::new(), _records: handle, folder };
         if !control.is_empty() {
             api.put(DECIDES, control);
         }
@@ -68,8 +72,7 @@ impl Api {
         let listener = Listener::bind(&Address::Unix(api.socket()), mode, Occupied::Refuse).unwrap();
         let connections = listener.accept(Callers::Operators(vec![uid], told), Arc::clone(&metrics), api.stop.clone());
         let (policies, recorder) = (Arc::clone(&api.policies), api.recorder.clone());
-        let sessions = Arc::new(Sessions::open(&config::Sessions::default(), clock::now()).unwrap());
-        let parts = Parts { policies, recorder, recent, file: Some(file), metrics, sessions };
+        let parts = Parts { policies, recorder, recent, file: Some(file), sessions: Arc::clone(&api.sessions), metrics };
         tokio::spawn(serve(parts, connections, strangers, api.stop.clone()));
         api
     }

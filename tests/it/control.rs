@@ -26,14 +26,24 @@ allow := {"allowed": true, "rule": "reads"} if call.method == "GET"
 "#;
 const OPERATORS: &str = "package guard.control\n\ndefault allow := false\n\nallow if input.caller.kind == \"unix\"\n";
 
+const ACTIONS: &str = "
+doorward:
+  actions:
+    customer.read: {match: [{path: '/customers/*', methods: [GET]}], class: read, adds: ['data:customer']}
+    outside.post: {match: [{path: /post, methods: [POST]}], class: write, forbid_after: ['data:customer']}
+";
+
 /// A doorward with its own API, on a socket that needs no path.
 fn start(control: &str) -> (Doorward, String) {
+    start_with(POLICY, &[("control.rego", control)], "", "")
+}
+
+fn start_with(policy: &str, files: &[(&str, &str)], listener: &str, top: &str) -> (Doorward, String) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let address = format!("unix://@doorward-control-{}-{number}", std::process::id());
-    let top = format!("control: {{address: \"{address}\"}}\n");
-    let files = [("control.rego", control)];
-    let doorward = Doorward::start(&Setup { policy: Some(POLICY), files: &files, top: &top, ..Setup::default() });
+    let top = format!("control: {{address: \"{address}\"}}\n{top}");
+    let doorward = Doorward::start(&Setup { policy: Some(policy), files, listener, top: &top, ..Setup::default() });
     doorward.wait_ready();
     (doorward, address)
 }
@@ -178,47 +188,62 @@ async fn another_user_is_turned_away() {
     assert!(doorward.metric("doorward_callers_refused_total", &["control"]) >= 1.0);
 }
 
-#[test]
-fn the_commands_say_what_they_do() {
-    for name in ["tail", "explain"] {
-        let help = Command::new(env!("CARGO_BIN_EXE_doorward")).args([name, "--help"]).output().unwrap();
-        insta::assert_snapshot!(format!("{name}_help"), text(&help.stdout));
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_looked_at_and_ended() {
+    let files = [("control.rego", OPERATORS), ("documents.yaml", ACTIONS)];
+    let kept = "sessions: {sole: true, snapshot: sessions.jsonl}\n";
+    let (doorward, address) =
+        start_with("package envoy.authz\n\nallow := true if input.session.seq >= 0\n", &files, "  placement: gateway\n", kept);
+    let mut tail = Tail::start(&doorward, &address, &["--action", "outside.*"]);
+    let agent = doorward.ca.svid("spiffe://example.org/agent");
+    let ask = async |method: &str, path: &str| {
+        let request = Check::http(method, path).certificate(&agent.url_encoded());
+        let answer = Answer::read(doorward.check(request.0).await.unwrap());
+        (answer.code == 0, answer.metadata["decision_id"].as_str().unwrap().to_owned())
+    };
+    assert!(ask("GET", "/customers/7").await.0);
+    let (allowed, post) = ask("POST", "/post").await;
+    assert!(!allowed);
+    let line = tail.lines(1).remove(0);
+    for part in [" deny  standard spiffe://example.org/agent  outside.post  path_forbidden", post.as_str()] {
+        assert!(line.contains(part), "{line}");
     }
+    let explained = text(&self::ask(&["explain", &post], &address).stdout);
+    for part in ["deny  path_forbidden", "action    outside.post", "the call was decided beside it"] {
+        assert!(explained.contains(part), "no `{part}` in\n{explained}");
+    }
+
+    let listed = self::ask(&["session", "list", "--label", "data:customer"], &address);
+    assert!(listed.status.success(), "{}", text(&listed.stderr));
+    let table = text(&listed.stdout);
+    let row = table.lines().nth(1).unwrap();
+    assert!(
+        row.contains("spiffe://example.org/agent") && row.contains("certificate") && row.contains("data:customer"),
+        "{table}"
+    );
+    let id = row.split_whitespace().next().unwrap();
+    let listed: Value = serde_json::from_slice(&self::ask(&["session", "list", "--output", "json"], &address).stdout).unwrap();
+    assert_eq!((&listed["sessions"][0]["id"], &listed["sessions"][0]["source"]), (&json!(id), &json!("certificate")));
+    let none = text(&self::ask(&["session", "list", "--label", "unheard-of"], &address).stdout);
+    assert!(!none.contains(id), "{none}");
+    let shown = text(&self::ask(&["session", "show", id], &address).stdout);
+    for part in ["allow  customer.read  read", "deny   outside.post  write", "labels of the principal: data:customer"] {
+        assert!(shown.contains(part), "no `{part}` in\n{shown}");
+    }
+    let ended = self::ask(&["session", "end", id, "--reason", "case 4711"], &address);
+    assert!(ended.status.success() && text(&ended.stdout).starts_with("ended session"), "{}", text(&ended.stderr));
+    let (allowed, refused) = ask("GET", "/customers/8").await;
+    assert_eq!((allowed, &doorward.record(&refused)["body"]["reason"]), (false, &json!("session_ended")));
+    let by_reason = |call: &Value| call["request"]["reason"] == "case 4711" && call["outcome"] == "OK";
+    eventually("the record of the end", || calls(&doorward).iter().any(by_reason).then_some(()));
+    assert_eq!(self::ask(&["session", "show", "0000000000000000"], &address).status.code(), Some(1));
+    assert_eq!(self::ask(&["session", "end", "nonsense"], &address).status.code(), Some(3));
 }
 
-const ACTIONS: &str =
-    "doorward: {actions: {customer.read: {match: [{path: '/customers/*'}], class: read, adds: ['data:customer']}}}\n";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn sessions_are_listed_shown_and_ended() {
-    let address = format!("unix://@doorward-sessions-{}", std::process::id());
-    let top = format!("control: {{address: \"{address}\"}}\nsessions: {{sole: true}}\n");
-    let files = [("control.rego", OPERATORS), ("documents.yaml", ACTIONS)];
-    let listener = "  placement: gateway\n";
-    let doorward = Doorward::start(&Setup { policy: Some(POLICY), files: &files, listener, top: &top, ..Setup::default() });
-    doorward.wait_ready();
-    let leaf = doorward.ca.svid("spiffe://example.org/ns/ai/sa/agent");
-    let read = || Check::http("GET", "/customers/1").certificate(&leaf.url_encoded());
-    assert_eq!(Answer::read(doorward.check(read().0).await.unwrap()).code, 0);
-
-    let listed = ask(&["session", "list", "--label", "data:customer", "--output", "json"], &address);
-    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap_or_else(|_| panic!("{listed:?}"));
-    let session = &listed["sessions"][0];
-    assert_eq!(session["principal"], "spiffe://example.org/ns/ai/sa/agent", "{listed}");
-    let id = session["id"].as_str().unwrap();
-    let none = ask(&["session", "list", "--label", "unheard-of", "--output", "json"], &address);
-    assert!(!text(&none.stdout).contains(id));
-
-    let shown = text(&ask(&["session", "show", id], &address).stdout);
-    assert!(shown.contains("data:customer") && shown.contains("customer.read") && shown.contains("allow"), "{shown}");
-    assert_eq!(ask(&["session", "show", "0000000000000000"], &address).status.code(), Some(1));
-
-    let ended = ask(&["session", "end", id, "--reason", "case 4711"], &address);
-    assert!(ended.status.success(), "{ended:?}");
-    let refused = Answer::read(doorward.check(read().0).await.unwrap());
-    assert_ne!(refused.code, 0);
-    let record = doorward.record(refused.metadata["decision_id"].as_str().unwrap());
-    assert_eq!(record["body"]["reason"], "session_ended");
-    let methods: Vec<Value> = calls(&doorward).iter().map(|call| call["method"].clone()).collect();
-    assert!(methods.contains(&json!("doorward.v1.SessionService/End")), "{methods:?}");
+#[test]
+fn the_commands_say_what_they_do() {
+    for name in ["tail", "explain", "session list", "session show", "session end"] {
+        let help = Command::new(env!("CARGO_BIN_EXE_doorward")).args(name.split(' ')).arg("--help").output().unwrap();
+        insta::assert_snapshot!(format!("{}_help", name.replace(' ', "_")), text(&help.stdout));
+    }
 }
