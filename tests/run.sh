@@ -34,6 +34,9 @@ bash examples/quickstart/run.sh
 echo "== coming from opa"
 bash examples/coming-from-opa/run.sh
 
+echo "== an MCP agent"
+bash examples/mcp-agent/run.sh
+
 echo "== benches, the quick form"
 PROFILE=dev bash benches/run.sh --quick --json | python3 -c '
 import json, sys
