@@ -11,7 +11,10 @@ mod principal;
 use std::{sync::Arc, time::Duration};
 
 use self::{file::File, memory::Memory};
-pub use self::{file::FileError, memory::Intent};
+pub use self::{
+    file::FileError,
+    memory::{Intent, id},
+};
 use crate::{
     action::Entry,
     clock::Now,
@@ -133,6 +136,8 @@ pub struct Glance {
 pub struct Who<'a> {
     pub principal: &'a Arc<str>,
     pub key: &'a Key,
+    /// [`id`] of both, made once a call.
+    pub id: u64,
     pub environment: Option<&'a str>,
     pub zone: Option<&'a str>,
     /// Of the caller's certificate.

@@ -8,7 +8,7 @@ use crate::{
     action::GrantRule,
     context::{Context, Documents},
     identity::{token::Kind, tokens::Presented},
-    session::{Intent, Key, Sessions, Source, Step, Stepped, Who},
+    session::{self, Intent, Key, Sessions, Source, Step, Stepped, Who},
     verdict::Reason,
 };
 
@@ -53,7 +53,8 @@ impl Behaviour<'_> {
     fn who<'a>(&'a self, call: &'a Call<'_>, principal: &'a Arc<str>) -> Who<'a> {
         let here = &call.listener.here;
         let issuer = self.caller.peer.as_ref().and_then(|peer| peer.x509.as_ref()).map(|x509| x509.issuer.as_str());
-        Who { principal, key: self.key, environment: here.get("environment"), zone: here.get("zone"), issuer }
+        let (environment, zone) = (here.get("environment"), here.get("zone"));
+        Who { principal, key: self.key, id: session::id(principal, self.key), environment, zone, issuer }
     }
 
     /// Weighs the caller and appends the intent. `intent` is set once something was appended, whatever comes then.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Bounds, Count, Key, Source,
+    memory::id,
     principal::{Principal, SESSIONS, Session},
 };
 use crate::clock::Now;
@@ -138,7 +139,7 @@ impl Line {
 
     /// Brings the fact back. What is told twice counts twice: never too little.
     pub(super) fn restore(&self, principal: &mut Principal, bounds: &Bounds, now: u64, number: impl Fn(&str) -> u32) {
-        let id = |key: &Key| super::memory::fingerprint(&[self.principal(), key.source.as_str(), &key.id]);
+        let id = |key: &Key| id(self.principal(), key);
         match self {
             Self::Label { session: None, label, until, .. } => {
                 principal.overflowed |= !principal.own.add(label, *until, None, now);

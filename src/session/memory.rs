@@ -11,10 +11,11 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::digest;
 use foldhash::quality::RandomState;
 
 use super::{
-    Bounds, Glance, Key, Listed, Step, Stepped, View, Who,
+    Bounds, Glance, Key, Listed, Source, Step, Stepped, View, Who,
     file::{File, FileError, Line},
     nanos,
     principal::{Doing, Marks, Principal},
@@ -72,19 +73,14 @@ pub struct Intent {
     marks: Marks,
 }
 
-/// First eight bytes of a digest, the same in each process.
-pub(super) fn fingerprint(parts: &[&str]) -> u64 {
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    for part in parts {
+/// Name of a session, as in [`View::id`]: the first eight bytes of a digest, the same in each process.
+pub fn id(principal: &str, key: &Key) -> u64 {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in [principal, key.source.as_str(), &key.id] {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part.as_bytes());
     }
-    let digest = context.finish();
-    digest.as_ref().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
-}
-
-fn id(principal: &str, key: &Key) -> u64 {
-    fingerprint(&[principal, key.source.as_str(), &key.id])
+    context.finish().as_ref().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
 impl Memory {
@@ -105,11 +101,9 @@ impl Memory {
     pub(super) fn keep_in(&mut self, file: File, now: Now) -> Result<(), FileError> {
         for line in file.read()? {
             let line = line?;
-            let mut shard = self.shard(line.principal());
-            let principal = self.principal(&mut shard, line.principal(), now.ns);
-            if let Some(principal) = principal {
+            self.with(line.principal(), now.ns, |principal| {
                 line.restore(principal, &self.bounds, now.ns, |action| self.number(&Arc::from(action)));
-            }
+            });
         }
         self.file = Some(file);
         self.sweep(now);
@@ -123,12 +117,13 @@ impl Memory {
         self.shards[place].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The principal, made where there is room for it.
-    fn principal<'s>(&self, shard: &'s mut Shard, name: &Arc<str>, now: u64) -> Option<&'s mut Principal> {
+    /// Works on a principal, made where there is room for it, and keeps count of its sessions.
+    fn with<T>(&self, name: &Arc<str>, now: u64, work: impl FnOnce(&mut Principal) -> T) -> Option<T> {
+        let mut shard = self.shard(name);
         if !shard.principals.contains_key(name) {
             let most = self.bounds.max.div_ceil(SHARDS);
             if shard.principals.len() >= most && now >= shard.swept.saturating_add(SWEEP) {
-                self.sweep_shard(shard, now);
+                self.sweep_shard(&mut shard, now);
             }
             // What others did is not forgotten for a newcomer.
             if shard.principals.len() >= most {
@@ -137,7 +132,25 @@ impl Memory {
             shard.principals.insert(Arc::clone(name), Box::default());
             self.principals.fetch_add(1, Ordering::Relaxed);
         }
-        shard.principals.get_mut(name).map(|principal| &mut **principal)
+        shard.principals.get_mut(name).map(|principal| self.counted(principal, work))
+    }
+
+    /// The same on a principal that is there.
+    fn with_known<T>(&self, name: &Arc<str>, work: impl FnOnce(&mut Principal) -> T) -> Option<T> {
+        self.shard(name).principals.get_mut(name).map(|principal| self.counted(principal, work))
+    }
+
+    // INVARIANT: whatever adds or removes sessions goes through here, so that their number is right.
+    fn counted<T>(&self, principal: &mut Principal, work: impl FnOnce(&mut Principal) -> T) -> T {
+        let before = principal.sessions.len();
+        let done = work(principal);
+        let after = principal.sessions.len();
+        if after >= before {
+            self.sessions.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.sessions.fetch_sub(before - after, Ordering::Relaxed);
+        }
+        done
     }
 
     fn number(&self, name: &Arc<str>) -> u32 {
@@ -159,11 +172,11 @@ impl Memory {
 
     pub(super) fn look(&self, who: &Who<'_>, action: Option<&Arc<str>>, window: Duration, now: Now) -> Glance {
         let action = action.map(|action| self.number(action));
-        let id = id(who.principal, who.key);
-        let mut shard = self.shard(who.principal);
-        let Some(principal) = shard.principals.get_mut(who.principal) else { return Glance::default() };
-        principal.called(window, now.ns);
-        principal.look(who, id, action, window, now.ns)
+        let glance = self.with_known(who.principal, |principal| {
+            principal.called(window, now.ns);
+            principal.look(who, action, window, now.ns)
+        });
+        glance.unwrap_or_default()
     }
 
     pub(super) fn step(&self, step: &Step<'_>) -> Result<Stepped, Reason> {
@@ -171,30 +184,25 @@ impl Memory {
         let action = entry.map_or(0, |entry| self.number(&entry.name));
         let relevant = entry.is_some_and(|entry| entry.is_path_relevant());
         let names = wants_view.then(|| self.names());
-        let id = id(who.principal, who.key);
         let doing = Doing { action, adds: entry.map_or(&[], |entry| &entry.adds), class, resource_hash, relevant };
-        let mut shard = self.shard(who.principal);
-        let principal = self.principal(&mut shard, who.principal, now.ns).ok_or(Reason::SessionLimit)?;
-        let before = principal.sessions.len();
-        principal.session(who.key, id, &self.bounds, now.ns);
-        let view = names.map(|names| principal.view(id, &names, now.ns));
-        let (labels, marks) = principal.step(&who, id, doing, &self.bounds, now.ns)?;
-        let complete = !principal.overflowed;
-        let lines = match (&self.file, entry) {
-            (Some(_), Some(entry)) => lines(principal, &who, entry, action, now.ns),
-            _ => Vec::new(),
-        };
-        if principal.sessions.len() > before {
-            self.sessions.fetch_add(1, Ordering::Relaxed);
-        }
-        drop(shard);
-        let intent = Intent { principal: Arc::clone(who.principal), marks };
+        let stepped = self.with(who.principal, now.ns, |principal| {
+            principal.session(who.key, who.id, &self.bounds, now.ns);
+            let view = names.map(|names| principal.view(who.id, &names, now.ns));
+            let (labels, marks) = principal.step(&who, doing, &self.bounds, now.ns)?;
+            let lines = match (&self.file, entry) {
+                (Some(_), Some(entry)) => lines(principal, &who, entry, action, now.ns),
+                _ => Vec::new(),
+            };
+            let intent = Intent { principal: Arc::clone(who.principal), marks };
+            Ok((Stepped { labels, complete: !principal.overflowed, view, session: who.id, intent }, lines))
+        });
+        let (stepped, lines) = stepped.unwrap_or(Err(Reason::SessionLimit))?;
         if let Some(file) = &self.file {
             // It stands all the same: what cannot be written must not be shed either.
             file.append(&lines).map_err(|_| Reason::SessionUnavailable)?;
         }
         self.make_room();
-        Ok(Stepped { labels, complete, view, session: id, intent })
+        Ok(stepped)
     }
 
     /// Where there are too many sessions, a principal with most of them loses its oldest: the one with most in one shard, as
@@ -209,70 +217,52 @@ impl Memory {
             let Some(shard) = self.shards.get(place) else { return };
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let several = shard.principals.values_mut().filter(|principal| principal.sessions.len() > 1);
-            if several.max_by_key(|principal| principal.sessions.len()).is_some_and(|principal| principal.evict()) {
-                self.sessions.fetch_sub(1, Ordering::Relaxed);
+            if let Some(most) = several.max_by_key(|principal| principal.sessions.len()) {
+                self.counted(most, Principal::evict);
             }
         }
     }
 
     pub(super) fn outcome(&self, intent: Intent, decision: Decision, now: Now) {
         let Intent { principal, marks } = intent;
-        if let Some(known) = self.shard(&principal).principals.get_mut(&principal) {
-            known.outcome(marks, decision, now.ns);
-        }
+        self.with_known(&principal, |principal| principal.outcome(marks, decision, now.ns));
     }
 
     pub(super) fn denied(&self, principal: &Arc<str>) {
-        if let Some(principal) = self.shard(principal).principals.get_mut(principal) {
-            principal.denied();
-        }
+        self.with_known(principal, Principal::denied);
     }
 
     pub(super) fn label(&self, principal: &Arc<str>, labels: &[Arc<str>], now: Now) {
         let until = now.ns.saturating_add(nanos(self.label_ttl));
-        let mut lines = Vec::new();
-        {
-            let mut shard = self.shard(principal);
-            let Some(known) = self.principal(&mut shard, principal, now.ns) else { return };
+        let added = self.with(principal, now.ns, |principal| {
             for label in labels {
-                known.overflowed |= !known.own.add(label, until, None, now.ns);
-                lines.push(Line::label(principal, None, label, until));
+                principal.overflowed |= !principal.own.add(label, until, None, now.ns);
             }
-        }
-        if let Some(file) = &self.file
-            && let Err(error) = file.append(&lines)
-        {
-            tracing::error!(%error, "a label of a policy's answer was not written to the file of the sessions");
+        });
+        if let (Some(()), Some(file)) = (added, &self.file) {
+            let lines: Vec<Line> = labels.iter().map(|label| Line::label(principal, None, label, until)).collect();
+            if let Err(error) = file.append(&lines) {
+                tracing::error!(%error, "a label of a policy's answer was not written to the file of the sessions");
+            }
         }
     }
 
-    pub(super) fn note(&self, principal: &Arc<str>, mut signals: impl Iterator<Item = SignalName>, now: Now) {
-        let Some(first) = signals.next() else { return };
-        if let Some(principal) = self.shard(principal).principals.get_mut(principal) {
-            std::iter::once(first).chain(signals).for_each(|signal| principal.note(signal, now.ns));
+    pub(super) fn note(&self, principal: &Arc<str>, signals: impl Iterator<Item = SignalName>, now: Now) {
+        let mut signals = signals.peekable();
+        if signals.peek().is_some() {
+            self.with_known(principal, |principal| signals.for_each(|signal| principal.note(signal, now.ns)));
         }
     }
 
     pub(super) fn end(&self, principal: &Arc<str>, key: &Key, now: Now) -> bool {
         let id = id(principal, key);
-        let mut shard = self.shard(principal);
-        let Some(known) = shard.principals.get_mut(principal) else { return false };
-        let Some(at) = known.sessions.iter().position(|session| session.id == id && session.key == *key) else { return false };
-        if key.source == super::Source::Ambient {
-            known.sessions.swap_remove(at);
-            self.sessions.fetch_sub(1, Ordering::Relaxed);
-            return true;
-        }
-        let Some(session) = known.sessions.get_mut(at) else { return false };
-        let ended = Line::ended(principal, key, now.ns);
-        (session.ended, session.began) = (true, now.ns);
-        drop(shard);
-        if let Some(file) = &self.file
-            && let Err(error) = file.append(&[ended])
+        let ended = self.with_known(principal, |principal| principal.end(key, id, now.ns)).unwrap_or_default();
+        if let (true, Some(file)) = (ended && key.source != Source::Ambient, &self.file)
+            && let Err(error) = file.append(&[Line::ended(principal, key, now.ns)])
         {
             tracing::error!(%error, "the end of a session was not written to its file");
         }
-        true
+        ended
     }
 
     pub(super) fn list(&self, after: Option<u64>, limit: usize, now: Now, wanted: impl Fn(&Listed) -> bool) -> Vec<Listed> {
@@ -318,15 +308,8 @@ impl Memory {
 
     fn sweep_shard(&self, shard: &mut Shard, now: u64) {
         shard.swept = now;
-        let mut sessions = 0;
         let before = shard.principals.len();
-        shard.principals.retain(|_, principal| {
-            let had = principal.sessions.len();
-            let keep = principal.sweep(&self.bounds, now);
-            sessions += had - principal.sessions.len();
-            keep
-        });
-        self.sessions.fetch_sub(sessions, Ordering::Relaxed);
+        shard.principals.retain(|_, principal| self.counted(principal, |principal| principal.sweep(&self.bounds, now)));
         self.principals.fetch_sub(before - shard.principals.len(), Ordering::Relaxed);
     }
 

@@ -1,7 +1,9 @@
 //! What is kept of one principal. Times are nanoseconds since the Unix epoch, actions and labels are names of the
 //! catalogue.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, hash::BuildHasher as _, sync::Arc, time::Duration};
+
+use foldhash::quality::FixedState;
 
 use super::{Bounds, Count, Key, Listed, Noted, Part, Past, Source, View, Who, nanos};
 use crate::{
@@ -262,16 +264,27 @@ impl Principal {
 
     /// Forgets the session that was used least lately; its labels and counts stay at the principal. One that was ended is
     /// the last to go, as it stands for a refusal.
-    pub(super) fn evict(&mut self) -> bool {
+    pub(super) fn evict(&mut self) {
         let oldest = self.sessions.iter().enumerate().min_by_key(|(_, session)| (session.ended, session.last));
-        let Some((at, _)) = oldest else { return false };
-        self.sessions.swap_remove(at);
+        if let Some((at, _)) = oldest {
+            self.sessions.swap_remove(at);
+        }
+    }
+
+    /// Ends a session; false where there is none. An ambient one only goes.
+    pub(super) fn end(&mut self, key: &Key, id: u64, now: u64) -> bool {
+        let Some(at) = self.sessions.iter().position(|session| session.id == id && session.key == *key) else { return false };
+        if key.source == Source::Ambient {
+            self.sessions.swap_remove(at);
+        } else if let Some(session) = self.sessions.get_mut(at) {
+            (session.ended, session.began) = (true, now);
+        }
         true
     }
 
-    pub(super) fn look(&self, who: &Who<'_>, id: u64, action: Option<u32>, window: Duration, now: u64) -> super::Glance {
+    pub(super) fn look(&self, who: &Who<'_>, action: Option<u32>, window: Duration, now: u64) -> super::Glance {
         let counted = |action: u32| self.own.counts.binary_search_by_key(&action, |(action, _)| *action).is_ok();
-        let session = self.sessions.iter().find(|session| session.id == id && session.key == *who.key);
+        let session = self.sessions.iter().find(|session| session.id == who.id && session.key == *who.key);
         let changed = session.map_or_else(Vec::new, |session| {
             let names = [SignalName::EnvironmentChanged, SignalName::ZoneChanged, SignalName::IssuerChanged];
             let pairs = session.context.iter().zip(context(who));
@@ -298,12 +311,11 @@ impl Principal {
     pub(super) fn step(
         &mut self,
         who: &Who<'_>,
-        id: u64,
         doing: Doing<'_>,
         bounds: &Bounds,
         now: u64,
     ) -> Result<(Vec<Arc<str>>, Marks), Reason> {
-        let session = self.session(who.key, id, bounds, now);
+        let session = self.session(who.key, who.id, bounds, now);
         if session.ended {
             return Err(Reason::SessionEnded);
         }
@@ -325,7 +337,7 @@ impl Principal {
         for adds in doing.adds.iter().filter(|adds| !in_session(adds)) {
             room &= self.own.add(&adds.label, now.saturating_add(nanos(adds.ttl)), Some(n), now);
         }
-        let marks = Marks { session: id, n, n_in_session, action: doing.action };
+        let marks = Marks { session: who.id, n, n_in_session, action: doing.action };
         if !room && doing.relevant {
             self.outcome(marks, Decision::Deny, now);
             return Err(Reason::SessionLimit);
@@ -382,9 +394,8 @@ impl Principal {
     }
 }
 
-/// Fingerprints of where and by whose word a caller is.
+/// Fingerprints of where and by whose word a caller is, only compared with each other. 0 stands for nothing.
 fn context(who: &Who<'_>) -> [u64; 3] {
-    // Only compared within one process: any hash does, and 0 stands for nothing.
-    let of = |text: Option<&str>| text.map_or(0, |text| super::memory::fingerprint(&[text]).max(1));
+    let of = |text: Option<&str>| text.map_or(0, |text| FixedState::with_seed(0).hash_one(text).max(1));
     [of(who.environment), of(who.zone), of(who.issuer)]
 }

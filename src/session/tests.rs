@@ -62,7 +62,8 @@ impl<'a> Tester<'a> {
     }
 
     fn who(&self) -> Who<'_> {
-        Who { principal: &self.principal, key: &self.key, environment: None, zone: None, issuer: Some("ca") }
+        let Self { principal, key, .. } = self;
+        Who { principal, key, id: id(principal, key), environment: None, zone: None, issuer: Some("ca") }
     }
 
     fn step(&self, entry: &Arc<Entry>, at: u64) -> Result<Stepped, Reason> {
@@ -347,6 +348,26 @@ fn a_file_brings_back_labels_counts_and_ends() {
         caller.key = key(Source::Run, "r");
         assert_eq!(caller.labels(12 + 2 * HOUR), set(&[]), "and they still expire");
     }
+}
+
+#[test]
+fn sessions_are_counted_however_they_come_and_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = entry("read", &["x"]);
+    let before = Sessions::open(&kept(&folder), Now::from_seconds(1)).unwrap();
+    for number in 0..5 {
+        Tester::new(&before, &format!("p{number}")).does(&read, 10);
+    }
+    before.save(Now::from_seconds(11)).unwrap();
+    // Five, and the one that `does` makes its intents by.
+    assert_eq!(before.census().sessions, 6);
+    let after = Sessions::open(&kept(&folder), Now::from_seconds(12)).unwrap();
+    assert_eq!(after.census().sessions, 6, "brought back from the file");
+    let caller = Tester::new(&after, "p0");
+    after.end(&caller.principal, &caller.key, Now::from_seconds(13));
+    assert_eq!(caller.step(&read, 14).unwrap_err(), Reason::SessionEnded);
+    after.sweep(Now::from_seconds(14 + 30 * HOUR));
+    assert_eq!(after.census(), Census::default());
 }
 
 #[test]

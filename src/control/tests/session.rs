@@ -8,14 +8,14 @@ use super::{
     *,
 };
 use crate::{
-    session::{Key, Source, Step, Who},
+    session::{self, Key, Source, Step, Who},
     verdict::{Class, Decision, Reason},
 };
 
 /// An action that was allowed.
 async fn act(api: &Api, principal: &Arc<str>) -> Result<(), Reason> {
     let (key, now) = (Key { source: Source::Certificate, id: "ab12".into() }, clock::now());
-    let who = Who { principal, key: &key, environment: None, zone: None, issuer: None };
+    let who = Who { principal, key: &key, id: session::id(principal, &key), environment: None, zone: None, issuer: None };
     let step = Step { who, entry: None, class: Class::Read, resource_hash: 7, wants_view: false, sole: true, now };
     let stepped = api.sessions.step(&step).await?;
     api.sessions.outcome(stepped.intent, Decision::Allow, now);
