@@ -166,7 +166,8 @@ impl Line {
             Self::Session { session, began, last, ended, .. } => {
                 let Some(key) = session.key().filter(|_| principal.sessions.len() < SESSIONS) else { return };
                 let session = principal.session(&key, id(&key), bounds, *began);
-                session.began = session.began.min(*began);
+                // An end stands for as long as a session may last, counted from itself.
+                session.began = if *ended { session.began.max(*began) } else { session.began.min(*began) };
                 session.last = session.last.max(*last);
                 session.ended |= ended;
             }
@@ -197,12 +198,13 @@ impl File {
             }
         }
         Ok(readers.into_iter().flat_map(|(path, reader)| {
+            let is_appended = path != self.path;
             reader.lines().enumerate().filter_map(move |(index, line)| match line {
                 Ok(line) if line == HEADER || line.is_empty() => None,
-                // A crash may have cut the last line of what is appended; nothing was answered on the strength of it.
+                // A crash or a full disk may have cut what was appended; nothing was answered on the strength of it.
                 Ok(line) => match serde_json::from_str(&line) {
                     Ok(line) => Some(Ok(line)),
-                    Err(error) if error.is_eof() && path.extension().is_some_and(|extension| extension == "new") => None,
+                    Err(error) if error.is_eof() && is_appended => None,
                     Err(error) => Some(Err(FileError::Line { path: path.clone(), line: index + 1, text: error.to_string() })),
                 },
                 Err(source) => Some(Err(FileError::Io { path: path.clone(), source })),
@@ -222,10 +224,12 @@ impl File {
             return Ok(());
         }
         let mut text = Vec::with_capacity(256);
+        // Each begins with an end of line: what was cut before it stays a line of its own.
         for line in lines {
-            serde_json::to_writer(&mut text, line)?;
             text.push(b'\n');
+            serde_json::to_writer(&mut text, line)?;
         }
+        text.push(b'\n');
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text)
     }
 

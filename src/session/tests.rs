@@ -389,6 +389,38 @@ fn a_file_that_is_none_of_ours_is_not_touched() {
 }
 
 #[test]
+fn what_was_cut_is_left_out_and_what_follows_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let cut = "{\"is\":\"label\",\"p\":\"a\",\"la";
+    for name in ["sessions.new", "sessions.old"] {
+        std::fs::write(folder.path().join(name), cut).unwrap();
+    }
+    let before = Sessions::open(&kept(&folder), Now::from_seconds(1)).unwrap();
+    // A disk that was full for a while.
+    std::fs::write(folder.path().join("sessions.new"), cut).unwrap();
+    Tester::new(&before, "a").does(&entry("read", &["x"]), 2);
+    let after = Sessions::open(&kept(&folder), Now::from_seconds(3)).unwrap();
+    assert_eq!(Tester::new(&after, "a").labels(4), set(&["x"]));
+}
+
+#[test]
+fn an_end_lasts_over_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = entry("read", &[]);
+    let before = Sessions::open(&kept(&folder), Now::from_seconds(1)).unwrap();
+    let caller = Tester::new(&before, "a");
+    caller.does(&read, 10);
+    before.save(Now::from_seconds(11)).unwrap();
+    for at in 1..24 {
+        caller.does(&read, at * HOUR);
+    }
+    before.end(&caller.principal, &caller.key, Now::from_seconds(23 * HOUR));
+    let after = Sessions::open(&kept(&folder), Now::from_seconds(23 * HOUR + 1)).unwrap();
+    let caller = Tester::new(&after, "a");
+    assert_eq!(caller.step(&read, 40 * HOUR).unwrap_err(), Reason::SessionEnded, "for a day from its end");
+}
+
+#[test]
 fn what_cannot_be_written_is_refused_and_stands() {
     let folder = tempfile::tempdir().unwrap();
     let device = config::Sessions { snapshot: Some("/dev/full".into()), ..kept(&folder) };
