@@ -101,6 +101,13 @@ enum Command {
     Completion(completion::Args),
 }
 
+/// How most commands print what they have found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Exit, chain, complain, print, question, source};
+use super::{Exit, Output, chain, complain, print, question, source};
 use crate::{
     authorizer::trial::build,
     clock,
@@ -42,12 +42,6 @@ pub(super) struct Args {
     output: Output,
     #[command(flatten)]
     question: question::Args,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 pub(super) fn run(args: &Args) -> Exit {

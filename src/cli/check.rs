@@ -7,7 +7,7 @@ use std::{io::IsTerminal as _, path::PathBuf};
 
 use serde::Serialize;
 
-use super::{Exit, complain, print};
+use super::{Exit, Output, complain, print};
 use crate::{
     clock::{self, Now},
     config::{self, RegoVersion},
@@ -56,12 +56,6 @@ pub(super) struct Args {
     /// How to print the findings
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 pub(super) fn run(args: &Args) -> Exit {

@@ -4,13 +4,14 @@
 use std::{borrow::Cow, error::Error as _, io, os::linux::net::SocketAddrExt as _, os::unix::net};
 
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::{net::UnixStream, runtime::Builder};
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
 };
 
-use super::{Exit, complain};
+use super::{Exit, complain, print};
 use crate::config::{self, Address};
 
 #[derive(Debug, clap::Args)]
@@ -89,6 +90,17 @@ fn connect(address: &Address) -> io::Result<UnixStream> {
     };
     stream.set_nonblocking(true)?;
     UnixStream::from_std(stream)
+}
+
+/// The JSON form of an answer.
+pub(super) fn print_json(answer: Option<Value>) -> Exit {
+    match answer {
+        Some(answer) => print(format_args!("{answer:#}")),
+        None => {
+            complain("the answer has no JSON form");
+            Exit::Failed
+        }
+    }
 }
 
 /// A text that others wrote, without what a terminal would obey.

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::{
-    Exit, complain, print,
+    Exit, Output, complain, print,
     question::{self, Given},
     source::{self, Sidecar},
 };
@@ -39,12 +39,6 @@ pub(super) struct Args {
     output: Output,
     #[command(flatten)]
     question: question::Args,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 pub(super) fn run(args: &Args) -> Exit {

@@ -6,8 +6,8 @@ use serde_json::Value;
 use tonic::{Status, transport::Channel};
 
 use super::{
-    Exit, complain,
-    control::{self, inert},
+    Exit, Output,
+    control::{self, inert, print_json},
     print,
 };
 use crate::control::proto::{
@@ -37,12 +37,6 @@ pub(super) struct Args {
     control: control::Args,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Table,
-    Json,
-}
-
 pub(super) fn run(args: &Args) -> Exit {
     args.control.run(async |channel| explain(args, channel).await)
 }
@@ -53,13 +47,7 @@ async fn explain(args: &Args, channel: Channel) -> Result<Exit, Status> {
     let explained = client.explain(ExplainRequest { id: args.id.clone() }).await?.into_inner();
     Ok(match args.output {
         Output::Table => print(table(&explained, std::io::stdout().is_terminal())),
-        Output::Json => match json(&explained) {
-            Some(value) => print(format_args!("{value:#}")),
-            None => {
-                complain("the answer has no JSON form");
-                Exit::Failed
-            }
-        },
+        Output::Json => print_json(json(&explained)),
     })
 }
 

@@ -4,13 +4,12 @@ use std::io::IsTerminal as _;
 
 use chrono::DateTime;
 use comfy_table::{Table, presets::NOTHING};
-use prost::Name;
 use prost_types::Timestamp;
 use tonic::{Status, transport::Channel};
 
 use super::{
-    Exit, complain,
-    control::{self, inert, or_dash},
+    Exit, Output,
+    control::{self, inert, or_dash, print_json},
     mention, print,
 };
 use crate::control::proto::{
@@ -101,12 +100,6 @@ struct Common {
     control: control::Args,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Table,
-    Json,
-}
-
 pub(super) fn run(command: &Command) -> Exit {
     match command {
         Command::List(args) => args.common.control.run(async |channel| list(args, channel).await),
@@ -140,7 +133,7 @@ async fn list(args: &List, channel: Channel) -> Result<Exit, Status> {
         }
     }
     Ok(match args.common.output {
-        Output::Json => json(&ListSessionsResponse { sessions, next_page_token: String::new() }),
+        Output::Json => print_json(to_json(&ListSessionsResponse { sessions, next_page_token: String::new() })),
         Output::Table => print(table(&sessions)),
     })
 }
@@ -149,7 +142,7 @@ async fn show(args: &Show, channel: Channel) -> Result<Exit, Status> {
     let mut client = SessionServiceClient::new(channel).max_decoding_message_size(usize::MAX);
     let shown = client.show(ShowSessionRequest { id: args.id.clone() }).await?.into_inner();
     Ok(match args.common.output {
-        Output::Json => json(&shown),
+        Output::Json => print_json(to_json(&shown)),
         Output::Table => print(whole(&shown, std::io::stdout().is_terminal())),
     })
 }
@@ -159,7 +152,7 @@ async fn end(args: &End, channel: Channel) -> Result<Exit, Status> {
     let ended = SessionServiceClient::new(channel).end(request).await?.into_inner();
     let session = ended.session.clone().unwrap_or_default();
     Ok(match args.common.output {
-        Output::Json => json(&ended),
+        Output::Json => print_json(to_json(&ended)),
         Output::Table if session.source == "ambient" => print(format_args!(
             "forgot what session {} of {} alone had; the next call begins it anew",
             session.id,
@@ -167,16 +160,6 @@ async fn end(args: &End, channel: Channel) -> Result<Exit, Status> {
         )),
         Output::Table => print(format_args!("ended session {} of {}", session.id, inert(&session.principal))),
     })
-}
-
-fn json<M: Name>(message: &M) -> Exit {
-    match to_json(message) {
-        Some(value) => print(format_args!("{value:#}")),
-        None => {
-            complain("the answer has no JSON form");
-            Exit::Failed
-        }
-    }
 }
 
 fn table(sessions: &[Session]) -> String {

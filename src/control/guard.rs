@@ -115,7 +115,8 @@ impl Guard {
         let Ok(permit) = Arc::clone(&self.evaluations).acquire_owned().await else {
             return Err("doorward is stopping".to_owned());
         };
-        let (now, input) = (clock::now(), question.input(clock::now()));
+        let now = clock::now();
+        let input = question.input(now);
         let (reply, answer) = oneshot::channel();
         let ask = move || {
             let _permit = permit;

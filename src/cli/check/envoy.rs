@@ -9,9 +9,9 @@ use std::{
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
-use super::{Counts, Output};
+use super::Counts;
 use crate::{
-    cli::{Exit, chain, complain, print},
+    cli::{Exit, Output, chain, complain, print},
     config,
     policy::problem::Severity,
     wiring::{
