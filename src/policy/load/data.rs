@@ -159,7 +159,8 @@ pub(in crate::policy) fn has_private_key(yaml: &str) -> bool {
 pub(super) fn parse_yaml(file: &File) -> Result<Value, Problem> {
     let wrong = |line, text| Problem { line, ..Problem::of_file(Code::Parse, &file.label, text) };
     let text = std::str::from_utf8(&file.bytes).map_err(|_| wrong(0, "is not UTF-8; save it as UTF-8".to_owned()))?;
-    read_yaml(text).map_err(|error| {
+    let read = serde_saphyr::from_str_with_options(text, of_file(text)).map(|Yaml(value)| value);
+    read.map_err(|error| {
         let error = error.without_snippet();
         let line = error.location().map_or(0, |location| u32::try_from(location.line()).unwrap_or(0));
         let text = error.to_string();
@@ -175,7 +176,19 @@ pub(in crate::policy) fn read_yaml(text: &str) -> Result<Value, serde_saphyr::Er
 
 /// Keys and places of a JSON or YAML text.
 pub(super) fn located(text: &str) -> Result<Node, serde_saphyr::Error> {
-    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
+    serde_saphyr::from_str_with_options(text, of_file(text))
+}
+
+/// `policy.limits` bound how large a file is, and with that how many values it has: a registry may have a million.
+fn of_file(text: &str) -> serde_saphyr::Options {
+    let usual = serde_saphyr::Budget::default();
+    serde_saphyr::options! {
+        strict_booleans: true,
+        budget: serde_saphyr::budget! {
+            max_nodes: usual.max_nodes.max(text.len()),
+            max_events: usual.max_events.max(text.len()),
+        },
+    }
 }
 
 /// A YAML value as JSON. Unlike `Value` itself it takes every map for a map.

@@ -155,6 +155,13 @@ fn what_cannot_be_used_is_refused_with_its_place() {
 }
 
 #[test]
+fn a_yaml_file_may_have_as_many_values_as_its_size_lets_it() {
+    let values = 400_000;
+    let folder = folder(&[("d.yaml", &format!("a: [{}]", "0,".repeat(values)))]);
+    assert_eq!(read(&config(folder.path())).unwrap().data["a"].as_array().unwrap().len(), values);
+}
+
+#[test]
 fn equal_data_in_two_places_is_no_conflict() {
     let folder = folder(&[("a.json", r#"{"x": {"y": 1, "z": {}}}"#), ("b.json", r#"{"x": {"y": 1, "w": 2}}"#)]);
     assert_eq!(read(&config(folder.path())).unwrap().data, json!({"x": {"y": 1, "z": {}, "w": 2}}));
