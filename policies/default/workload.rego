@@ -1,67 +1,66 @@
-# What the registry says about the caller's entry beside its actions: state, expiry, environments, schedule, and how its
-# credential must be. A key that is absent limits nothing; one that is there has to be proved.
+# What the registry says about the caller beside its actions: state, expiry, environments, schedule, limits, and how its
+# credential must be. A key that is absent limits nothing; one that is there has to be shown to hold.
 package envoy.authz
 
 import data.guard
 
-known_keys := {
-	"allows", "owner", "team", "purpose", "third_party", "escalation",
-	"state", "expires_at", "environments", "schedule", "max_credential_lifetime_s",
-}
-
-denials["registry_key"] := sprintf("the registry has keys that are not known here: %s", [concat(", ", unknown)]) if {
-	unknown := object.keys(workload) - known_keys
-	count(unknown) > 0
+# Nothing of this concerns who calls what is open to everybody, or is not registered at all.
+is_held if {
+	guard.registered
+	not guard.action_is_public
 }
 
 denials["state"] := "the caller is not active" if {
-	said("state")
-	not workload.state == "active"
+	is_held
+	not is_active
 }
 
 denials["expired"] := "the caller's registration has expired" if {
-	said("expires_at")
-	not in_force
+	is_held
+	input.workload.expires_at
+	not guard.is_before(input.workload.expires_at)
 }
 
 denials["environment"] := "the caller is not registered for this environment" if {
-	said("environments")
-	not in_environment
+	is_held
+	not guard.in_its_environment
 }
 
 denials["schedule"] := "the caller is outside of its schedule" if {
-	said("schedule")
-	not on_schedule
+	is_held
+	not guard.on_schedule
+}
+
+denials["limit"] := sprintf("the caller may not call %s more often today", [input.action.name]) if {
+	is_held
+	not guard.within_limit(input.action.name)
+}
+
+denials["credential_age"] := "the caller's certificate is older than its registration says" if {
+	is_held
+	input.workload.max_credential_age_s
+	not credential_is_young
 }
 
 denials["credential_lifetime"] := "the caller's certificate lives longer than its registration says" if {
-	said("max_credential_lifetime_s")
-	not credential_is_short
+	is_held
+	input.workload.max_credential_lifetime_s
+	not guard.credential_lives_at_most(input.workload.max_credential_lifetime_s)
 }
 
 # A third party must have somebody to answer for it, and an end.
 denials["third_party"] := "a third party needs `owner` and `expires_at`" if {
-	workload.third_party
+	is_held
+	input.workload.third_party
 	not is_vouched_for
 }
 
-denials["tier"] := "the action wants a caller whose certificate doorward has checked itself" if {
-	some name in actions
-	data.doorward.actions[name].tier == "strict"
-	not guard.peer_proved_here
-}
+# On their own, because OPA takes an operand that is undefined for no answer where it stands under `not`.
+is_active if input.workload.state == "active"
 
-said(key) if key in object.keys(workload)
-
-in_force if guard.is_before(workload.expires_at)
-
-in_environment if input.self.environment in workload.environments
-
-on_schedule if guard.in_window(workload.schedule)
-
-credential_is_short if guard.credential_lives_at_most(workload.max_credential_lifetime_s)
+credential_is_young if input.peer.x509.age_s <= input.workload.max_credential_age_s
 
 is_vouched_for if {
-	workload.owner != ""
-	said("expires_at")
+	input.workload.owner != ""
+	input.workload.expires_at
 }

@@ -1,49 +1,54 @@
-# What the registry says about the caller's entry: tests.
+# What the registry says about the caller beside its actions: tests.
 package envoy.authz_test
 
-import data.envoy.authz
+entered(entry) := but({"workload": entry})
 
-# The answer to a call that is allowed but for what `entry` adds.
-entered(entry) := response if {
-	response := authz.allow with input as web("GET", ["order-history"])
-		with data.doorward.actions as catalogue
-		with data.doorward.workloads as {"spiffe://example.org/**": object.union({"allows": ["orders.*"]}, entry)}
-}
-
-test_a_key_that_is_proved_limits_nothing if {
+test_a_key_that_is_shown_to_hold_limits_nothing if {
 	every entry in [
-		{}, {"state": "active"}, {"expires_at": "2026-11-25T00:00:00Z"}, {"environments": ["staging", "production"]},
-		{"schedule": {"from": "11:00", "to": "13:00"}}, {"max_credential_lifetime_s": 3600},
-		{"third_party": false}, {"third_party": true, "owner": "x", "expires_at": "2026-11-25T00:00:00Z"},
+		{}, {"expires_at": "2026-11-25T00:00:00Z"}, {"environments": ["staging", "production"]},
+		{"schedule": {"from": "11:00", "to": "13:00", "zone": "UTC"}}, {"limits": {"orders.read": {"per_day": 1}, "orders.write": {"per_day": 0}}},
+		{"max_credential_lifetime_s": 3600}, {"max_credential_age_s": 60}, {"third_party": false},
+		{"third_party": true, "owner": "x", "expires_at": "2026-11-25T00:00:00Z"},
 	] {
-		entered(entry).rule == "registry"
+		rule(entered(entry)) == "registry"
 	}
 }
 
-test_a_key_that_is_not_proved_denies if {
+test_a_key_that_is_not_shown_to_hold_denies if {
 	cases := {
 		"state": [{"state": "suspended"}, {"state": true}],
 		"expired": [{"expires_at": "2026-11-24T12:00:00Z"}, {"expires_at": "soon"}],
-		"environment": [{"environments": ["staging"]}, {"environments": "production"}],
-		"schedule": [{"schedule": {"from": "13:00", "to": "14:00"}}, {"schedule": "always"}],
+		"environment": [{"environments": ["staging"]}, {"environments": []}],
+		"schedule": [{"schedule": {"from": "13:00", "to": "14:00", "zone": "UTC"}}, {"schedule": "always"}],
+		"limit": [{"limits": {"orders.read": {"per_day": 0}}}],
 		"credential_lifetime": [{"max_credential_lifetime_s": 3599}],
+		"credential_age": [{"max_credential_age_s": 59}],
 		"third_party": [
 			{"third_party": true, "owner": "x"}, {"third_party": true, "expires_at": "2026-11-25T00:00:00Z"},
 			{"third_party": true, "owner": "", "expires_at": "2026-11-25T00:00:00Z"},
 		],
-		"registry_key": [{"expire": "2020-01-01T00:00:00Z"}],
 	}
-	every rule, entries in cases {
+	every name, entries in cases {
 		every entry in entries {
-			response := entered(entry)
-			response.rule == rule
-			response.allowed == false
+			rule(entered(entry)) == name
+			not allowed(entered(entry))
 		}
 	}
 }
 
-test_strict_actions_want_evidence_of_our_own if {
-	refund := web("POST", ["orders", "7", "refund"])
-	rule(refund) == "registry"
-	rule(object.union(refund, {"peer": {"evidence": "envoy"}})) == "tier"
+test_a_limit_wants_the_whole_session if {
+	limited := {"limits": {"orders.read": {"per_day": 9}}}
+	rule(entered(limited)) == "registry"
+	rule(object.union(entered(limited), {"session": {"complete": false}})) == "limit"
+	rule(object.remove(entered(limited), ["session"])) == "limit"
+	rule(object.remove(reads, ["session"])) == "registry"
+}
+
+test_what_is_not_known_of_the_credential_denies if {
+	unproved := object.remove(reads.peer, ["x509"])
+	bare := object.union(object.remove(reads, ["peer"]), {"peer": unproved})
+	rule(object.union(bare, {"workload": {"max_credential_lifetime_s": 3600}})) == "credential_lifetime"
+	rule(object.union(bare, {"workload": {"max_credential_age_s": 3600}})) == "credential_age"
+	rule(bare) == "registry"
+	rule(object.union(object.remove(reads, ["workload"]), {"workload": object.remove(reads.workload, ["state"])})) == "state"
 }
