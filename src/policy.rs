@@ -14,6 +14,7 @@ pub mod facts;
 mod former;
 pub mod input;
 pub mod inspect;
+mod library;
 mod load;
 pub mod measure;
 mod mocks;

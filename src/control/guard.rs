@@ -24,8 +24,6 @@ use crate::{
     verdict::Decision,
 };
 
-/// The rule that lets a call be, as a path below `data`.
-const RULE: &str = "guard/control/allow";
 /// Longest evaluation, on an engine that is always cold; and how many at a time.
 const EVALUATION: Duration = Duration::from_secs(1);
 const EVALUATIONS: usize = 2;
@@ -121,7 +119,7 @@ impl Guard {
         let ask = move || {
             let _permit = permit;
             // The caller may be gone by now.
-            let _ = reply.send(policy.ask(RULE, &input, now, EVALUATION));
+            let _ = reply.send(policy.control(&input, now, EVALUATION));
         };
         let started = thread::Builder::new().name("control".to_owned()).stack_size(STACK).spawn(ask);
         started.map_err(|_| "there is no thread to ask the policy on")?;

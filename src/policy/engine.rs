@@ -34,6 +34,7 @@ use super::{
     builtins::context::{self as draws, Drawn},
     documents::Documents,
     input::Input,
+    library,
     load::Sources,
     problem::{LoadError, Problem},
     wanted::Wanted,
@@ -80,7 +81,6 @@ impl PolicySet {
         let revision = sources.revision.clone().unwrap_or_else(|| sources.digest.chars().take(12).collect());
         let digest = sources.digest.clone();
         let revisions = Arc::new(sources.revisions.clone());
-        let wanted = Wanted::by(sources.modules.iter().map(|module| module.text.as_str()));
         let documents = Documents::compile(&sources);
         let compiled = compile::compile(sources, config, abandoned);
         let (documents, compiled) = match (documents, compiled) {
@@ -91,7 +91,7 @@ impl PolicySet {
                 return Err(error);
             }
         };
-        let Compiled { engine, rule, bytecode, rules, findings } = compiled;
+        let Compiled { engine, rule, bytecode, rules, wanted, findings } = compiled;
         Ok(Self {
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             engine,
@@ -244,6 +244,18 @@ impl PolicySet {
         match told(result, start, limit)? {
             Value::Undefined => Ok(None),
             value => answer::to_json(&value).map(Some),
+        }
+    }
+
+    /// What the policy of our own API says: the set's own, where it has anything at that place, else the one built in.
+    pub fn control(&self, input: &serde_json::Value, now: Now, limit: Duration) -> Result<Option<serde_json::Value>, Failure> {
+        let package = library::CONTROL_RULE.rsplit_once('/').map_or("", |(package, _)| package);
+        if self.document(&parts(package)).is_some() {
+            return self.ask(library::CONTROL_RULE, input, now, limit);
+        }
+        match library::control() {
+            Ok(set) => set.ask(library::CONTROL_RULE, input, now, limit),
+            Err(error) => Err(Failure::new(Reason::PolicyError, error.to_string())),
         }
     }
 

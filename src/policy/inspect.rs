@@ -16,6 +16,7 @@ use super::{
     engine::{self, Abandoned, trace::Trace},
     facts::{self, Alias, Fact},
     input::Input,
+    library,
     load::{self, Module, Sources},
     problem::{Code, LoadError, Problem},
 };
@@ -61,7 +62,8 @@ pub fn open(config: &config::Policy, now: Now) -> Result<Opened, LoadError> {
 impl Opened {
     /// The set with the texts that it was compiled from.
     pub(super) fn new(set: Arc<PolicySet>, modules: Vec<Module>, rego: RegoVersion) -> Self {
-        Self { set, modules: modules.into_iter().map(|module| (module.name.clone(), module)).collect(), rego }
+        let modules = modules.into_iter().chain(library::guard());
+        Self { set, modules: modules.map(|module| (module.name.clone(), module)).collect(), rego }
     }
 
     /// What takes part when `input` is evaluated, with what was drawn before. `document` is the same input.

@@ -49,6 +49,21 @@ pub(super) struct Sources {
     pub(super) size: u64,
 }
 
+impl Sources {
+    /// Nothing yet, from no file.
+    pub(super) fn empty(digest: &str) -> Self {
+        Self {
+            modules: Vec::new(),
+            data: Value::Object(serde_json::Map::new()),
+            origins: Vec::new(),
+            revision: None,
+            digest: digest.to_owned(),
+            revisions: BTreeMap::new(),
+            size: 0,
+        }
+    }
+}
+
 /// One `.rego` file.
 #[derive(Debug, Clone)]
 pub(super) struct Module {

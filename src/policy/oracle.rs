@@ -27,15 +27,7 @@ fn peer(relative: &str, wish: &str) -> Option<PathBuf> {
 /// Modules of these names and texts, and `data`, as `load` would hand them on.
 fn sources(modules: impl IntoIterator<Item = (String, String)>, data: Json) -> Sources {
     let modules = modules.into_iter().map(|(name, text)| Module { name, text, roots: None }).collect();
-    Sources {
-        modules,
-        data,
-        origins: Vec::new(),
-        revision: None,
-        digest: "oracle".to_owned(),
-        revisions: std::collections::BTreeMap::new(),
-        size: 0,
-    }
+    Sources { modules, data, ..Sources::empty("oracle") }
 }
 
 fn config(decision: &str, rego: RegoVersion) -> config::Policy {

@@ -26,6 +26,7 @@ use super::{
     builtins::context,
     check::Parsed,
     engine::{self, answer::to_json},
+    library,
     load::{self, Purpose, Sources},
     mocks, names,
     problem::LoadError,
@@ -369,6 +370,7 @@ fn total(lines: Lines) -> Coverage {
     };
     let files: BTreeMap<String, FileCoverage> = lines
         .into_iter()
+        .filter(|(name, _)| !library::is_built_in(name))
         .map(|(name, (covered, missed))| {
             let not_covered: BTreeSet<u32> = missed.difference(&covered).copied().collect();
             (name, FileCoverage { percent: percent(covered.len(), not_covered.len()), covered, not_covered })

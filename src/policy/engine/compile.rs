@@ -20,6 +20,7 @@ use crate::{
     policy::{
         builtins::{self, Errors},
         check::{self, Parsed},
+        library,
         load::{self, Purpose, Sources},
         mocks,
         names::{self, Names, RuleKind, Rules},
@@ -29,6 +30,7 @@ use crate::{
             lexical::{self, Lowered},
         },
         tree::is_open,
+        wanted::Wanted,
     },
 };
 
@@ -162,6 +164,8 @@ pub(super) struct Compiled {
     pub(super) bytecode: Option<Bytecode>,
     /// Every rule that is no function, as the engine spells it.
     pub(super) rules: HashSet<String>,
+    /// What of the input its modules can read.
+    pub(super) wanted: Wanted,
     /// Warnings and notes.
     pub(super) findings: Vec<Problem>,
 }
@@ -180,6 +184,7 @@ fn compile_here(sources: Sources, config: &config::Policy) -> Result<Compiled, L
         RegoVersion::V0 | RegoVersion::V1 => None,
     };
     let mut engine = build(modules, data, config.rego, Errors::Undefined)?;
+    let wanted = Wanted::by(units.iter().map(|unit| unit.source.as_str()));
     let rules = check::rules(units.iter().map(|unit| &unit.parsed));
     let rules = rules.iter().filter(|(_, kind)| **kind == RuleKind::Value).map(|(path, _)| rule_path(path)).collect();
     let wrong = |code, error: &anyhow::Error| led_back(from_engine(code, error, "policy"), &units);
@@ -189,7 +194,7 @@ fn compile_here(sources: Sources, config: &config::Policy) -> Result<Compiled, L
         problem.text = format!("fails even for an empty input: {}", problem.text);
         LoadError::from(problem)
     })?;
-    Ok(Compiled { engine, rule, bytecode, rules, findings })
+    Ok(Compiled { engine, rule, bytecode, rules, wanted, findings })
 }
 
 /// What has been parsed, checked and rewritten.
@@ -240,6 +245,7 @@ fn front(
     if !problems.is_empty() {
         return Err(LoadError { problems });
     }
+    units.extend(guard(&units, rego)?);
     let made = decision.as_ref().and_then(|decision| whole(&units, decision, rego));
     let decision = if made.is_some() { Some(whole_path()) } else { decision };
     units.extend(made);
@@ -254,6 +260,16 @@ fn front(
     let modules = rewrite_all(&units, purpose)?;
     units.iter().for_each(|unit| define_packages(&unit.parsed.module, &mut data));
     Ok(Front { units, modules, data, findings, decision: decision.unwrap_or_default() })
+}
+
+/// The library `guard`, where a module names it and none is of its package. It is written in Rego v1.
+fn guard(units: &[Unit], rego: RegoVersion) -> Result<Vec<Unit>, Problem> {
+    let is_own = |unit: &Unit| names::package(&unit.parsed.module) == [library::PACKAGE];
+    let is_asked_for = rego == RegoVersion::V1 && units.iter().any(|unit| library::is_named(&unit.source));
+    match is_asked_for && !units.iter().any(is_own) {
+        true => library::guard().map(|module| parse(module, rego)).collect(),
+        false => Ok(Vec::new()),
+    }
 }
 
 /// Puts an empty object where OPA has one whether or not a rule below it is defined: at the path of the package, and above

@@ -51,9 +51,10 @@ fn what_ships_is_clean() {
             vec![path.to_str().unwrap().to_owned(), "--decision".to_owned(), format!("cookbook/{name}/allow")]
         })
         .collect();
-    assert_eq!(folders.len(), 10);
+    assert_eq!(folders.len(), 11);
     folders.push(["policies/guard", "policies/default", "policies/documents"].map(str::to_owned).to_vec());
-    folders.push(vec!["policies/guard".to_owned()]);
+    folders.push(["policies/default", "policies/documents"].map(str::to_owned).to_vec());
+    folders.extend(["policies/guard", "policies/control"].map(|folder| vec![folder.to_owned()]));
     for entry in fs::read_dir("examples").unwrap() {
         let example = entry.unwrap().path();
         let config = example.join("doorward.yaml");
