@@ -231,7 +231,7 @@ impl App {
                 listener: authorizer::Listener {
                     name: part.address.to_string().into(),
                     rules: PeerRules::new(&part.peer, part.placement),
-                    here: reloader.here(part.placement),
+                    here: reloader.here(&config.place, part),
                     sole: sees_all(part, &config.sessions),
                 },
                 max_body: part.max_body.map(config::Size::bytes),
@@ -451,7 +451,7 @@ fn host(config: &Config) -> Host {
     }
 }
 
-/// What `input.self` shows of this process, besides the placement of the listener.
+/// What `input.self` shows of this process, besides what the configuration says.
 fn here_pairs(environment: &Environment, instance: &str) -> Vec<(&'static str, Option<String>)> {
     vec![
         ("instance", Some(instance.to_owned())),
@@ -462,8 +462,8 @@ fn here_pairs(environment: &Environment, instance: &str) -> Vec<(&'static str, O
 }
 
 impl Reloader {
-    fn here(&self, placement: Placement) -> Here {
+    fn here(&self, place: &config::Place, listener: &config::Listener) -> Here {
         let known = self.here.iter().map(|(key, value)| (*key, value.as_deref()));
-        Here::new(known.chain([("placement", Some(placement.as_str()))]))
+        Here::new(known.chain(place.pairs(Some(listener))).chain([("placement", Some(listener.placement.as_str()))]))
     }
 }

@@ -8,6 +8,7 @@ mod check;
 mod control;
 mod file;
 mod node;
+mod place;
 mod sessions;
 mod tokens;
 mod trusted;
@@ -30,10 +31,11 @@ pub use self::{
     control::Control,
     file::{ConfigError, Environment, load},
     node::{Node, Value},
+    place::Place,
     sessions::{Incomplete, Sessions},
     tokens::{ApiKeys, Dpop, Foreign, Issuer, IssuerKind, JwtSvid, TokenAlgorithm, Tokens},
     trusted::{BundleSource, Domain, OnStale, Own, Shown, Tls, Trust},
-    units::{Address, FileMode, Size, Span, WorkloadEndpoint},
+    units::{Address, FileMode, PlaceName, Size, Span, WorkloadEndpoint},
     upload::Upload,
 };
 use crate::verdict::Mode;
@@ -47,6 +49,8 @@ pub struct Config {
     /// `observe` lets everything through and records what would have been decided.
     #[serde(default)]
     pub mode: Mode,
+    #[serde(default, rename = "self")]
+    pub place: Place,
     /// Where Envoy asks.
     pub listeners: Vec<Listener>,
     #[serde(default)]
@@ -106,6 +110,9 @@ pub struct Listener {
     /// Where this Envoy sits.
     #[serde(default)]
     pub placement: Placement,
+    /// The zone that calls to this listener are in, where that is not `self.zone`: a gateway may face several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<PlaceName>,
     #[serde(default)]
     pub callers: Callers,
     /// Serve TCP without client authentication: whoever reaches the address can speak for any workload.

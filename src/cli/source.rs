@@ -106,13 +106,14 @@ impl Args {
         descriptors.reload(config.and_then(|config| config.policy.proto_descriptor.as_deref()))?;
         let environment = Environment::read();
         let placement = listener.map_or(Placement::default(), |listener| listener.placement);
-        let here = Here::new([
+        let place = config.map(|config| config.place.clone()).unwrap_or_default();
+        let here = Here::new(place.pairs(listener).into_iter().chain([
             ("pod", environment.pod.as_deref()),
             ("namespace", environment.namespace.as_deref()),
             ("node", environment.node.as_deref()),
             ("placement", Some(placement.as_str())),
             ("spiffe_id", identity.own_id().as_deref()),
-        ]);
+        ]));
         let decode = decode::Settings {
             max_body: listener.and_then(|listener| listener.max_body).map(config::Size::bytes),
             skip_body_parse: listener.is_some_and(|listener| listener.skip_body_parse),

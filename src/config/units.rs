@@ -202,6 +202,34 @@ impl fmt::Display for FileMode {
     }
 }
 
+/// The name of a place: an environment, a cluster, a zone. Letters, digits and `._/-`, so that it can stand anywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlaceName(String);
+
+impl PlaceName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PlaceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._/-".contains(&byte);
+        match (1..=128).contains(&text.len()) && text.bytes().all(plain) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(format!("`{text}` is no name of a place: write 1 to 128 letters, digits and `._/-`, like `eu-west-1a`")),
+        }
+    }
+}
+
+impl fmt::Display for PlaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 macro_rules! as_text {
     ($($type:ident: $pattern:literal, $example:literal;)+) => {$(
         impl Serialize for $type {
@@ -234,6 +262,7 @@ as_text! {
     Address: r"^(unix:///.+|unix://@.+|tcp://.+:[0-9]+)$", "unix:///run/doorward/envoy/authz.sock";
     WorkloadEndpoint: r"^(unix:(//)?/.+|tcp://.+:[0-9]+)$", "unix:///run/spire/agent/public/api.sock";
     FileMode: r"^0?[0-7]{3}$", "0660";
+    PlaceName: r"^[A-Za-z0-9._/-]{1,128}$", "eu-west-1a";
 }
 
 #[cfg(test)]
@@ -267,6 +296,9 @@ mod tests {
         }
         for text in ["660x", "1777", "888"] {
             assert!(text.parse::<FileMode>().is_err(), "{text}");
+        }
+        for text in ["", "eu west", "zone\n", "zürich", &"z".repeat(129)] {
+            assert!(text.parse::<PlaceName>().is_err(), "{text}");
         }
     }
 }

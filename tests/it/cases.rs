@@ -28,7 +28,7 @@ allow := {"allowed": true, "dynamic_metadata": {"input": input}} if not headers[
 const COMPAT: &str = "  compat: opa-envoy\n";
 
 fn safe() -> Doorward {
-    start("", "  max_body: 16B\n")
+    start("", "  max_body: 16B\n  zone: eu-2\n")
 }
 
 fn compat() -> Doorward {
@@ -36,7 +36,8 @@ fn compat() -> Doorward {
 }
 
 fn start(policy_lines: &str, listener: &str) -> Doorward {
-    let doorward = Doorward::start(&Setup { policy: Some(POLICY), policy_lines, listener, ..Setup::default() });
+    let top = "self: {environment: test, cluster: c1, zone: eu-1}\n";
+    let doorward = Doorward::start(&Setup { policy: Some(POLICY), policy_lines, listener, top, ..Setup::default() });
     doorward.wait_ready();
     doorward
 }
