@@ -6,7 +6,7 @@
 #   bash tests/peers.sh issuers       whose tokens are verified: OpenBao, an OpenID provider with its Node; toxiproxy between
 #   bash tests/peers.sh opa           what our answers are compared with: OPA and its own test cases
 #   bash tests/peers.sh mcp           what examples/mcp-agent needs: Envoy, MCP's own client and server
-#   bash tests/peers.sh demo          what examples/quickstart needs: Envoy, an OTLP receiver, a certificate library
+#   bash tests/peers.sh demo          what most examples need: Envoy, an OTLP receiver, a certificate library
 #   bash tests/peers.sh all           everything the tests use; the Debian packages among it need root
 #   bash tests/peers.sh path NAME     print where NAME is: envoy, openbao, node, oidc-provider, toxiproxy, opa, opa-cases, python,
 #                                     rotel, kubectl, kubernetes-validate

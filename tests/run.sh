@@ -28,14 +28,11 @@ bash tests/conformance.sh
 echo "== random policies and inputs against the real OPA"
 DIFFERENTIAL_PAIRS=2000 DIFFERENTIAL_SEED=3 cargo test --locked --lib policy::oracle::differential -- --nocapture
 
-echo "== demo"
-bash examples/quickstart/run.sh
-
-echo "== coming from opa"
-bash examples/coming-from-opa/run.sh
-
-echo "== an MCP agent"
-bash examples/mcp-agent/run.sh
+for example in examples/*/run.sh; do
+    [ "$example" = examples/shared/run.sh ] && continue
+    echo "== $example"
+    bash "$example"
+done
 
 echo "== benches, the quick form"
 PROFILE=dev bash benches/run.sh --quick --json | python3 -c '

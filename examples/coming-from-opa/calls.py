@@ -1,6 +1,6 @@
-"""Makes calls through Envoy, says what was announced and what came back, and asks the real OPA about the same inputs.
+"""Makes calls through Envoy, says what was announced and what came back, and asks the real OPA ($OPA) about the same inputs.
 
-    calls.py FOLDER PORT [OPA]
+    calls.py FOLDER name=port ...
 
 Exits 0 only if every line was as announced.
 """
@@ -11,11 +11,11 @@ import hmac
 import http.client
 import json
 import os
-import pathlib
 import subprocess
-import sys
 import time
 import typing
+
+from story import Records, Screen, run, wait_for
 
 SECRET = b"not-a-secret-in-an-example"
 
@@ -54,23 +54,6 @@ CALLS = [
 ]
 
 
-class Screen:
-    """What the reader sees. Colours only where they are not in the way of another program."""
-
-    def __init__(self):
-        sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)
-        self.coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        self.failed = 0
-
-    def paint(self, code, text):
-        return f"\033[{code}m{text}\033[0m" if self.coloured else text
-
-    def judge(self, good, text):
-        mark = self.paint("32", "✓") if good else self.paint("31", "✗")
-        print(f"  {mark} {text}")
-        self.failed += not good
-
-
 def token(role, expires_in_s):
     """A JSON Web Token as the policy wants it."""
 
@@ -103,29 +86,13 @@ def differences(call, status, headers, text):
     for name, value in call.answer.items():
         if headers.get(name) != value:
             found.append(f"the answer has {name}: {headers.get(name)}, not {value}")
-    reached = json.loads(text) if status == 200 else {}
+    reached = json.loads(text)["headers"] if status == 200 else {}
     for name, value in call.upstream.items():
         if reached.get(name) != value:
             found.append(f"the workload got {name}: {reached.get(name)}, not {value}")
     if call.text is not None and text != call.text:
         found.append(f"the body is {text!r}")
     return found
-
-
-def records(folder):
-    """The decisions so far, in order."""
-    lines = (folder / "records.log").read_text().splitlines(keepends=True)
-    found = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [record["body"] for record in found if record["kind"] == "decision"]
-
-
-def wait_for(condition, timeout_s):
-    deadline = time.monotonic() + timeout_s
-    while True:
-        value = condition()
-        if value or time.monotonic() > deadline:
-            return value
-        time.sleep(0.01)
 
 
 def ask_opa(opa, folder, document):
@@ -135,35 +102,30 @@ def ask_opa(opa, folder, document):
     return json.loads(answer.stdout)["result"][0]["expressions"][0]["value"]
 
 
-def main(folder, port, opa):
+def main(folder, ports):
+    opa = os.environ.get("OPA")
     screen = Screen()
+    # doorward writes its records where OPA wrote its decisions: among what it logs.
+    records = Records(folder / "doorward.log")
     for number, call in enumerate(CALLS, 1):
-        print(f"\n{screen.paint('1', call.title)}")
+        screen.scene(call.title)
         who = f"as a {call.role}" if call.role else "without a token"
-        print(f"    {call.method} {call.path} {who}; announced: HTTP {call.status}")
-        status, headers, text = send(port, call)
+        screen.line(f"{call.method} {call.path} {who}; announced: HTTP {call.status}")
+        status, headers, text = send(ports["inbound"], call)
         found = differences(call, status, headers, text)
         screen.judge(not found, "; ".join(found) or f"HTTP {status}, headers and body as announced")
-        if not wait_for(lambda: len(records(folder)) >= number, 5):
+        if not wait_for(lambda: len(records.decisions()) >= number, 5):
             screen.judge(False, "there is no record of it")
             continue
-        record = records(folder)[number - 1]
+        body = list(records.decisions().values())[number - 1]["body"]
         if opa:
-            theirs = ask_opa(opa, folder, record["input"])
-            same = theirs == record["result"]
+            theirs = ask_opa(opa, folder, body["input"])
+            same = theirs == body["result"]
             screen.judge(same, f"the real OPA answers the same: {json.dumps(theirs)}" if same else f"OPA answers {theirs}")
-    print()
     if not opa:
-        print("OPA is not installed, so it was not asked: bash tests/peers.sh opa")
-    if screen.failed:
-        print(screen.paint("31", f"{screen.failed} line(s) were not as announced"))
-        return 1
-    print(screen.paint("32", "All as announced, and not a line of the policy was changed."))
-    return 0
+        screen.scene("OPA is not installed, so it was not asked: bash tests/peers.sh opa")
+    return screen.end("All as announced, and not a line of the policy was changed.")
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

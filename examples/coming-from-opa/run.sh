@@ -6,71 +6,11 @@
 #
 # DOORWARD_BIN names a doorward that is already built. Everything is on 127.0.0.1 and in a folder of its own, and both
 # are gone at the end, also after Ctrl-C. Exits 0 only if every call went as announced.
-set -euo pipefail
-
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=$(cd "$here/../.." && pwd)
-work=
-pids=()
-
-say() { printf '%s\n' "$*"; }
-
-# Ends what was started, in order, and what does not end by itself within 5 s the hard way.
-clean_up() {
-    local pid
-    trap - EXIT INT TERM
-    for pid in "${pids[@]}"; do
-        kill "$pid" 2>/dev/null || true
-    done
-    for pid in "${pids[@]}"; do
-        for _ in {1..50}; do
-            kill -0 "$pid" 2>/dev/null || break
-            sleep 0.1
-        done
-        kill -9 "$pid" 2>/dev/null || true
-        wait "$pid" 2>/dev/null || true
-    done
-    [ -z "$work" ] || rm -rf "$work"
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# until_true NAME COMMAND ...: waits for a condition; shows what NAME has written if it does not come true.
-until_true() {
-    local name=$1 end=$((SECONDS + 15))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        if ((SECONDS > end)) || ! kill -0 "${pids[-1]}" 2>/dev/null; then
-            say "$name did not become ready; the end of what it wrote:"
-            tail -n 20 "$work/$name.log"
-            exit 1
-        fi
-        sleep 0.05
-    done
-}
-
-answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1"); }
-ready() { python3 -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:$1/readyz', timeout=1)"; }
-
-export PYTHONDONTWRITEBYTECODE=1
-bash "$root/tests/peers.sh" envoy
-envoy=$(bash "$root/tests/peers.sh" path envoy)
+# shellcheck source=../shared/run.sh
+. "$here/../shared/run.sh"
+prepare envoy
 opa=$(bash "$root/tests/peers.sh" path opa 2>/dev/null || true)
-
-if [ -n "${DOORWARD_BIN:-}" ]; then
-    doorward=$DOORWARD_BIN
-else
-    say "Building doorward (only the first time takes minutes)"
-    cargo build --release --locked --bin doorward --manifest-path "$root/Cargo.toml"
-    doorward=${CARGO_TARGET_DIR:-$root/target}/release/doorward
-fi
-
-work=$(mktemp -d "${TMPDIR:-/tmp}/doorward-from-opa.XXXXXX")
-declare -A port
-while IFS='=' read -r name number; do
-    port[$name]=$number
-done <<<"$(python3 "$here/prepare.py" "$work")"
 
 say "The configuration that OPA has:"
 grep -v '^#' "$work/opa.yaml" | sed 's/^/    /'
@@ -86,15 +26,12 @@ grep -v '^ *#' "$work/doorward.yaml" | sed 's/^/    /'
 "$doorward" config check --config "$work/doorward.yaml" >/dev/null
 
 say "Starting the workload, doorward and Envoy in $work"
-python3 "$here/upstream.py" "${port[upstream]}" >"$work/upstream.log" 2>&1 &
-pids+=($!)
+start upstream "$python" "$shared/upstream.py" "${port[upstream]}"
+start doorward "$doorward" serve --config "$work/doorward.yaml"
+start_envoy envoy "$work/envoy.yaml"
 until_true upstream answers "${port[upstream]}"
-"$doorward" serve --config "$work/doorward.yaml" >"$work/records.log" 2>"$work/doorward.log" &
-pids+=($!)
-until_true doorward ready "${port[operations]}"
-# Without hot restart Envoy shares no memory with another Envoy on this machine, and leaves none behind.
-"$envoy" -c "$work/envoy.yaml" --disable-hot-restart --concurrency 1 --log-level warning >"$work/envoy.log" 2>&1 &
-pids+=($!)
+until_true doorward ready "${port[operations]}" /readyz
 until_true envoy answers "${port[inbound]}"
 
-python3 "$here/calls.py" "$work" "${port[inbound]}" ${opa:+"$opa"}
+# shellcheck disable=SC2086 # one argument for each line
+OPA=$opa "$python" "$here/calls.py" "$work" $ports

@@ -1,6 +1,6 @@
 """Lays out the example's folder: the agents' SVIDs, the policy, and what doorward and Envoy are told, with free ports.
 
-    prepare.py FOLDER       prints `name=port` for each port taken, for the shell to read
+    prepare.py FOLDER
 """
 
 import json
@@ -8,20 +8,16 @@ import pathlib
 import shutil
 import sys
 
+from layout import derive, free_ports, tell
+from svids import make_svids
+
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "quickstart"))
-
-import make_svids  # noqa: E402
-from prepare import derive, free_ports  # noqa: E402
-
 AGENTS = ["support", "notifier"]
 
 
 def main(folder: pathlib.Path) -> None:
-    names = ["tools", *AGENTS, *(f"{agent}_operations" for agent in AGENTS)]
-    ports = dict(zip(names, free_ports(len(names))))
-    make_svids.LEAVES = {agent: [f"spiffe://shop.example/ns/ai/sa/{agent}"] for agent in AGENTS}
-    make_svids.make_svids(folder / "certs")
+    ports = free_ports("tools", *AGENTS, *(f"{agent}_operations" for agent in AGENTS))
+    make_svids(folder / "certs", {agent: [f"spiffe://shop.example/ns/ai/sa/{agent}"] for agent in AGENTS})
     shutil.copytree(HERE / "policy", folder / "policy")
     for agent in AGENTS:
         own = {
@@ -40,8 +36,7 @@ def main(folder: pathlib.Path) -> None:
         }
     }
     (folder / "envoy.json").write_text(json.dumps(envoy, indent=2))
-    for name, port in ports.items():
-        print(f"{name}={port}")
+    tell(ports)
 
 
 def typed(kind: str, fields: dict) -> dict:
@@ -67,7 +62,13 @@ def listener(agent: str, port: int) -> dict:
         ),
     }
     router = {"name": "envoy.filters.http.router", "typed_config": typed("filters.http.router.v3.Router", {})}
-    route = {"match": {"prefix": "/"}, "route": {"cluster": "tools", "timeout": "0s"}}
+    # A refusal is a JSON-RPC error with status 200: README.md has what clients make of a 403.
+    told = {"check_settings": {"context_extensions": {"doorward-mcp-deny-status": "200"}}}
+    route = {
+        "match": {"prefix": "/"},
+        "route": {"cluster": "tools", "timeout": "0s"},
+        "typed_per_filter_config": {ext_authz["name"]: typed("filters.http.ext_authz.v3.ExtAuthzPerRoute", told)},
+    }
     manager = typed(
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         {

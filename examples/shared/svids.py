@@ -1,6 +1,6 @@
-"""A certificate authority and the certificates of the demo: good X.509-SVIDs and one that is none.
+"""A certificate authority and the certificates of an example.
 
-The root signs the leaves itself, to keep the demo small: with an intermediate Envoy would have to hand its certificate on
+The root signs the leaves itself, to keep examples small: with an intermediate Envoy would have to hand its certificate on
 (`peer: {xfcc: last_element}`).
 """
 
@@ -17,22 +17,14 @@ LIFETIME = datetime.timedelta(hours=1)
 # Certificates start a little in the past, as SPIRE's do, for clocks that are not quite equal.
 BACKDATE = datetime.timedelta(seconds=10)
 
-# File name -> URI SANs. A valid SVID has exactly one.
-LEAVES = {
-    "orders": ["spiffe://shop.example/ns/shop/sa/orders"],
-    "frontend": ["spiffe://shop.example/ns/web/sa/frontend"],
-    "reports": ["spiffe://shop.example/ns/office/sa/reports"],
-    "two-names": ["spiffe://shop.example/ns/web/sa/frontend", "spiffe://shop.example/ns/web/sa/admin"],
-}
 
-
-def make_svids(folder: pathlib.Path) -> None:
-    """Writes ca.crt and, for each leaf, NAME.crt and NAME.key."""
+def make_svids(folder: pathlib.Path, leaves: dict[str, list[str]]) -> None:
+    """Writes ca.crt and, for each name with its URI SANs in `leaves`, NAME.crt and NAME.key. A valid SVID has exactly one."""
     folder.mkdir(parents=True, exist_ok=True)
     root_key = ec.generate_private_key(ec.SECP256R1())
     root = certificate("root", [f"spiffe://{TRUST_DOMAIN}"], root_key, issuer=None)
     write(folder / "ca.crt", root.public_bytes(serialization.Encoding.PEM))
-    for name, uris in LEAVES.items():
+    for name, uris in leaves.items():
         key = ec.generate_private_key(ec.SECP256R1())
         leaf = certificate(name, uris, key, issuer=(root, root_key))
         write(folder / f"{name}.crt", leaf.public_bytes(serialization.Encoding.PEM))
