@@ -33,11 +33,11 @@ use crate::{
     config::{self, Compat, RecordWrite},
     context::Context,
     identity::{
-        Identity, Peer, PeerRules,
+        Header, Identity, Peer, PeerRules,
         token::Kind,
         tokens::{Presented, Tokens},
     },
-    inventory::Credentials,
+    inventory::{Credentials, Presenter, Reuse},
     policy::{
         Drawn, PolicySet, PolicyStore,
         decision::{Answer, Outcome, read},
@@ -384,27 +384,43 @@ impl Authorizer {
         let who = self.identity.who(request.source.as_ref(), xfcc(request), &call.listener.rules, call.now);
         self.metrics.stage(Stage::Identity, began.elapsed());
         let mut caller = Caller::from(who);
+        if caller.peer.is_some() && call.listener.rules.reads_xfcc() {
+            // It was read a moment ago, or there would be no peer.
+            let header = xfcc(request).and_then(|text| Header::parse(text).ok());
+            caller.forwarded = header.map(|header| header.forwarded()).unwrap_or_default();
+        }
         let began = Clock::now();
         if let (Some(http), None) = (&request.http, caller.peer_invalid) {
             caller.with(self.tokens.present(http, caller.peer.as_deref(), call.now));
         }
+        let named_for_many = caller.presented.tokens.iter().filter(|bound| bound.token.is_for_many()).count();
+        self.metrics.svids_for_many(named_for_many);
         if let Some(peer) = &caller.peer {
-            caller.signals = self.signals(peer, &caller.presented, call.now);
+            caller.signals = self.signals(peer, &caller.presented, call);
         }
         self.metrics.stage(Stage::Tokens, began.elapsed());
         caller
     }
 
     /// What is noticed about the peer's credentials. A transaction token goes from hand to hand by design.
-    fn signals(&self, peer: &Peer, presented: &Presented, now: Now) -> Vec<Signal> {
-        let seen = presented.tokens.iter().filter(|bound| bound.token.kind != Kind::Transaction).filter_map(|bound| {
+    fn signals(&self, peer: &Peer, presented: &Presented, call: &Call<'_>) -> Vec<Signal> {
+        let zone = call.listener.here.get("zone");
+        let mut signals = Vec::new();
+        for bound in presented.tokens.iter().filter(|bound| bound.token.kind != Kind::Transaction) {
             let token = &bound.token;
-            let since = self.credentials.presented(&token.fingerprint, &peer.text, token.validity.until, now)?;
-            self.metrics.credential_reused(token.kind.as_str());
-            let detail = format!("{} {}", token.kind.as_str(), token.fingerprint);
-            Some(Signal { name: SignalName::CredentialReuse, since_ns: since.ns, detail })
-        });
-        seen.collect()
+            let by = Presenter { principal: &peer.text, zone };
+            let Reuse { by_another, elsewhere } =
+                self.credentials.presented(&token.fingerprint, by, token.validity.until, call.now);
+            let kind = token.kind.as_str();
+            let mut noticed = |name, since: Option<Now>| {
+                let Some(since) = since else { return };
+                self.metrics.credential_reused(kind, name);
+                signals.push(Signal { name, since_ns: since.ns, detail: format!("{kind} {}", token.fingerprint) });
+            };
+            noticed(SignalName::CredentialReuse, by_another);
+            noticed(SignalName::CredentialZone, elsewhere);
+        }
+        signals
     }
 
     /// The input as the record keeps it. Made here and not by the writer: a record that travels with a thousand small

@@ -188,6 +188,10 @@ pub struct PeerTrust {
     /// `forward_client_cert_details: SANITIZE_SET` with `set_current_client_cert_details: {chain: true}`.
     #[serde(default)]
     pub xfcc: Xfcc,
+    /// Leave `x-forwarded-client-cert` in what goes to the workload. Where it is read here, it is taken away otherwise: it
+    /// has done what it was sent for.
+    #[serde(default)]
+    pub forward_xfcc: bool,
 }
 
 /// What is read of `x-forwarded-client-cert`. Never an identity: only what Envoy proved on this connection is one.

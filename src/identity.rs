@@ -35,6 +35,8 @@ pub mod tokens;
 pub mod x509;
 mod xfcc;
 
+pub use self::xfcc::{Forwarded, Header};
+
 /// Memory for remembered certificates, in bytes: some eight thousand of the usual size.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -83,6 +85,13 @@ impl X509 {
             _ => Ok(()),
         }
     }
+
+    /// Whether the header is about this certificate.
+    fn is_meant_by(&self, xfcc: &Header<'_>) -> Result<(), Reason> {
+        let mut own = [0; digest::SHA256_OUTPUT_LEN];
+        hex::decode_to_slice(&*self.sha256, &mut own).map_err(|_| Reason::XfccMismatch)?;
+        xfcc.is_about(&own)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,13 +112,20 @@ pub struct PeerRules {
     /// Refuse certificates without BasicConstraints instead of reading them as no authority.
     pub strict_basic_constraints: bool,
     pub xfcc: Xfcc,
+    /// Whether the workload behind gets `x-forwarded-client-cert` all the same.
+    pub forward_xfcc: bool,
     pub placement: Placement,
 }
 
 impl PeerRules {
     pub fn new(settings: &PeerTrust, placement: Placement) -> Self {
-        let PeerTrust { trust, strict_basic_constraints, xfcc } = *settings;
-        Self { proof: trust, strict_basic_constraints, xfcc, placement }
+        let PeerTrust { trust, strict_basic_constraints, xfcc, forward_xfcc } = *settings;
+        Self { proof: trust, strict_basic_constraints, xfcc, forward_xfcc, placement }
+    }
+
+    /// Whether `x-forwarded-client-cert` is read here.
+    pub fn reads_xfcc(&self) -> bool {
+        self.xfcc == Xfcc::LastElement && self.proof == PeerProof::Sidecar && self.placement != Placement::Egress
     }
 }
 
@@ -183,8 +199,12 @@ impl Identity {
         if source.certificate.is_empty() {
             return Who::Absent;
         }
-        let xfcc = xfcc.filter(|_| rules.xfcc == Xfcc::LastElement && evidence == Evidence::Sidecar);
-        match self.checked(&source.certificate, xfcc, evidence, rules.strict_basic_constraints, now) {
+        // Judged at each call: that a certificate was proved before makes no forged header a good one.
+        let xfcc = match xfcc.filter(|_| rules.reads_xfcc()).map(Header::parse).transpose() {
+            Ok(xfcc) => xfcc,
+            Err(reason) => return Who::Invalid(reason),
+        };
+        match self.checked(&source.certificate, xfcc.as_ref(), evidence, rules.strict_basic_constraints, now) {
             Who::Proved(peer) => match holds(&peer, &source.principal, now) {
                 Ok(()) => Who::Proved(peer),
                 Err(reason) => Who::Invalid(reason),
@@ -219,7 +239,14 @@ impl Identity {
     }
 
     /// What the certificate proves while it is valid.
-    fn checked(&self, text: &str, xfcc: Option<&str>, evidence: Evidence, strict_basic_constraints: bool, now: Now) -> Who {
+    fn checked(
+        &self,
+        text: &str,
+        xfcc: Option<&Header<'_>>,
+        evidence: Evidence,
+        strict_basic_constraints: bool,
+        now: Now,
+    ) -> Who {
         if text.len() > x509::MAX_TEXT {
             return Who::Invalid(Reason::CertificateMalformed);
         }
@@ -227,8 +254,15 @@ impl Identity {
         let basis = Basis { trust: *bundles.revision(), evidence, strict_basic_constraints };
         let known = self.checked.get(&Key { certificate: text, basis }).filter(|known| now.seconds() <= known.until);
         match (known.map(|known| known.who), xfcc) {
-            // Another header may bring the certificate that was missing; a proof holds whatever the header says.
+            // Another header may bring the certificate that was missing.
             (None | Some(Who::Invalid(Reason::UntrustedChain)), Some(_)) | (None, None) => {}
+            // The chain is not read again: what it brings has been verified, or was not needed.
+            (Some(Who::Proved(peer)), Some(xfcc)) => {
+                return match peer.x509.as_ref().map_or(Ok(()), |x509| x509.is_meant_by(xfcc)) {
+                    Ok(()) => Who::Proved(peer),
+                    Err(reason) => Who::Invalid(reason),
+                };
+            }
             (Some(who), _) => return who,
         }
         let mut until = i64::MAX;
@@ -249,7 +283,7 @@ impl Identity {
 
 fn check(
     text: &str,
-    xfcc: Option<&str>,
+    xfcc: Option<&Header<'_>>,
     evidence: Evidence,
     strict: bool,
     bundles: &Bundles,
@@ -273,10 +307,14 @@ fn check(
 
 /// The intermediates that the header brings, and the last second at which all of them are valid. An expired one is no
 /// help, and must not be taken at a moment that is not now.
-fn between(xfcc: Option<&str>, leaf: &CertificateDer<'_>, now: Now) -> Result<(Vec<CertificateDer<'static>>, i64), Reason> {
+fn between(
+    xfcc: Option<&Header<'_>>,
+    leaf: &CertificateDer<'_>,
+    now: Now,
+) -> Result<(Vec<CertificateDer<'static>>, i64), Reason> {
     let Some(xfcc) = xfcc else { return Ok((Vec::new(), i64::MAX)) };
     let mut until = i64::MAX;
-    let mut alive = xfcc::intermediates(xfcc, leaf)?;
+    let mut alive = xfcc.intermediates(leaf)?;
     alive.retain(|der| match x509::validity(der) {
         Some((from, to)) if (from..=to).contains(&now.seconds()) => {
             until = until.min(to);

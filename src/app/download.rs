@@ -87,7 +87,7 @@ async fn ask(download: &Download, reloader: &Arc<Reloader>, fetched: &mpsc::Send
             reloader.policies.asked(&download.name, None);
             return (Fetch::Unchanged, None);
         }
-        Ok(Answer::Bundle { bytes, etag }) => (bytes, etag),
+        Ok(Answer::Bundle { bytes, etag, .. }) => (bytes, etag),
         Err(error) => {
             let text = error.to_string();
             reloader.policies.asked(&download.name, Some(text.clone()));

@@ -25,6 +25,8 @@ use crate::{
 
 /// Values of `use` that issuers' keys may have (RFC 7517 §4.2).
 const USAGES: &[&str] = &["sig"];
+/// However short the server takes its keys for fresh, they are not asked for oftener.
+const SHORTEST: Duration = Duration::from_secs(60);
 /// Deepest metadata document.
 const MAX_DEPTH: usize = 16;
 
@@ -79,14 +81,16 @@ pub(super) fn read_files(reloader: &Reloader) -> Option<String> {
 /// Asks for the keys of one issuer for ever.
 async fn follow(issuer: Issuer, store: Arc<KeyStore>, reloader: Arc<Reloader>) {
     let least = issuer.keys.min_interval.duration();
-    let poll = around(issuer.keys.refresh.duration());
+    let refresh = issuer.keys.refresh.duration();
+    let mut poll = around(refresh);
     let mut failures = 0_u32;
     let told = Told::default();
     loop {
         let asked = Instant::now();
         let error = match fetch(&issuer, &store, &reloader.own).await {
-            Ok(result) => {
+            Ok((result, max_age)) => {
                 reloader.metrics.keys_fetched(result);
+                poll = around(refresh.min(max_age.map_or(refresh, |max_age| max_age.max(SHORTEST))));
                 failures = 0;
                 reloader.keys_changed();
                 None
@@ -114,16 +118,16 @@ fn around(refresh: Duration) -> Poll {
 }
 
 /// One request, or two where the issuer's metadata has to be asked for the address first.
-async fn fetch(issuer: &Issuer, store: &KeyStore, own: &OwnSvid) -> anyhow::Result<Fetch> {
+async fn fetch(issuer: &Issuer, store: &KeyStore, own: &OwnSvid) -> anyhow::Result<(Fetch, Option<Duration>)> {
     let address = match (&issuer.keys.url, issuer.keys.discovery) {
         (Some(url), _) => url.clone(),
         (None, true) => discover(issuer, own).await.context("asking for the issuer's metadata")?,
         (None, false) => bail!("no address to ask"),
     };
-    let text = get(issuer, own, address).await.context("asking for the keys")?;
+    let (text, max_age) = get(issuer, own, address).await.context("asking for the keys")?;
     let before = store.revision();
     store.confirm(&text, USAGES, clock::now())?;
-    Ok(if before == store.revision() { Fetch::Unchanged } else { Fetch::Fetched })
+    Ok((if before == store.revision() { Fetch::Unchanged } else { Fetch::Fetched }, max_age))
 }
 
 /// OpenID Connect Discovery §4: the address below the issuer, whose document must name the issuer itself. Keys of
@@ -131,7 +135,7 @@ async fn fetch(issuer: &Issuer, store: &KeyStore, own: &OwnSvid) -> anyhow::Resu
 async fn discover(issuer: &Issuer, svid: &OwnSvid) -> anyhow::Result<Url> {
     let own = Url::parse(&issuer.issuer).context("the issuer is no address")?;
     let metadata = Url::parse(&format!("{}/.well-known/openid-configuration", issuer.issuer.trim_end_matches('/')))?;
-    let text = get(issuer, svid, metadata).await?;
+    let (text, _) = get(issuer, svid, metadata).await?;
     let document = json::strict_object(&text, MAX_DEPTH)?;
     let member = |name: &str| document.get(name).and_then(serde_json::Value::as_str);
     if member("issuer") != Some(&issuer.issuer) {
@@ -144,7 +148,8 @@ async fn discover(issuer: &Issuer, svid: &OwnSvid) -> anyhow::Result<Url> {
     Ok(keys)
 }
 
-async fn get(issuer: &Issuer, own: &OwnSvid, url: Url) -> anyhow::Result<bytes::Bytes> {
+/// What is there, and how long the server takes it for fresh.
+async fn get(issuer: &Issuer, own: &OwnSvid, url: Url) -> anyhow::Result<(bytes::Bytes, Option<Duration>)> {
     let keys = &issuer.keys;
     let download = Download {
         name: issuer.issuer.clone(),
@@ -155,7 +160,7 @@ async fn get(issuer: &Issuer, own: &OwnSvid, url: Url) -> anyhow::Result<bytes::
         poll: Poll { timeout: keys.timeout, ..Poll::default() },
     };
     match request::send(&download, own, None, MAX_BYTES).await? {
-        request::Answer::Bundle { bytes, .. } => Ok(bytes),
+        request::Answer::Bundle { bytes, max_age, .. } => Ok((bytes, max_age)),
         request::Answer::Unchanged => bail!("the server says that nothing changed since nothing was asked"),
     }
 }

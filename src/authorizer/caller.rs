@@ -6,7 +6,7 @@ use crate::{
     clock::Now,
     config::Compat,
     context::Context,
-    identity::{Peer, Who, tokens::Presented},
+    identity::{Forwarded, Peer, Who, tokens::Presented},
     policy::input::{Facts, Here},
     request::Request,
     verdict::{Reason, Signal},
@@ -15,6 +15,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Caller {
     pub(super) peer: Option<Arc<Peer>>,
+    /// What proxies on the way have said of the callers before it.
+    pub(super) forwarded: Vec<Forwarded>,
     /// Why there is no peer.
     pub(super) peer_error: Option<Reason>,
     /// The same, where nobody may be believed to be behind it.
@@ -58,6 +60,7 @@ impl Caller {
         Facts {
             request,
             peer: self.peer.as_deref(),
+            forwarded: &self.forwarded,
             peer_error: self.peer_error,
             presented: &self.presented,
             principal: self.principal.as_deref(),

@@ -158,7 +158,7 @@ pub struct Keys {
     pub tls: Option<Shown>,
     /// Allow `http://` to another host: whoever is on the way may then sign tokens.
     pub insecure: bool,
-    /// How often to ask.
+    /// How often to ask. A shorter `max-age` of the server counts instead, down to a minute.
     pub refresh: Span,
     /// Longest time for one request.
     pub timeout: Span,

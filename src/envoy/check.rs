@@ -127,7 +127,9 @@ impl Door {
     async fn answer(&self, metadata: &MetadataMap, message: Bytes) -> encode::Reply {
         let unanswered = Unanswered { metrics: &self.metrics };
         let settings = self.authorizer.settings();
-        let reply = encode::Settings::new(&settings);
+        let rules = &self.listener.rules;
+        let remove_xfcc = rules.reads_xfcc() && !rules.forward_xfcc;
+        let reply = encode::Settings { remove_xfcc, ..encode::Settings::new(&settings) };
         let answer = match AssertUnwindSafe(self.decide(metadata, message, &settings, &reply)).catch_unwind().await {
             Ok(reply) => reply,
             Err(_) => encode::encode(&self.authorizer.broken(&settings), &encode::Shape::UNKNOWN, &reply),

@@ -42,6 +42,8 @@ const OWN_PREFIX: &str = "x-doorward-";
 /// as no bound (facts B.6).
 const STREAM_DURATION: &str = "x-envoy-upstream-stream-duration-ms";
 
+const XFCC: &str = "x-forwarded-client-cert";
+
 /// Envoy clips its timers to this many seconds; a number that does not fit would be no bound at all.
 const LONGEST_LEASE_S: u64 = i32::MAX as u64;
 
@@ -60,6 +62,8 @@ pub struct Settings<'a> {
     pub reason_to_caller: bool,
     /// What is told with a 401; none where no tokens are taken.
     pub challenge: Option<&'a Challenge>,
+    /// Take `x-forwarded-client-cert` from what goes to the workload.
+    pub remove_xfcc: bool,
 }
 
 impl<'a> Settings<'a> {
@@ -69,6 +73,7 @@ impl<'a> Settings<'a> {
             decision_id_on_allow: settings.answer.decision_id_on_allow,
             reason_to_caller: settings.answer.reason,
             challenge: settings.challenge.as_ref(),
+            remove_xfcc: false,
         }
     }
 }
@@ -182,6 +187,7 @@ fn remove_reserved(shape: &Shape<'_>, settings: &Settings<'_>, response: &mut Ok
     let is_reserved = |name: &str| {
         let ours = name.get(..OWN_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN_PREFIX));
         ours || (settings.compat.is_none() && name.eq_ignore_ascii_case(STREAM_DURATION))
+            || (settings.remove_xfcc && name.eq_ignore_ascii_case(XFCC))
     };
     // The client's names differ from each other, so only the policy's list can have one already.
     let by_policy = response.headers_to_remove.len();
@@ -195,7 +201,7 @@ fn remove_reserved(shape: &Shape<'_>, settings: &Settings<'_>, response: &mut Ok
     };
     match shape.headers {
         Some(headers) => headers.iter().for_each(|(name, _)| remove(name)),
-        None => [DECISION_ID, STREAM_DURATION].into_iter().for_each(remove),
+        None => [DECISION_ID, STREAM_DURATION, XFCC].into_iter().for_each(remove),
     }
 }
 

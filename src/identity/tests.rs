@@ -10,7 +10,7 @@ use crate::trust::testing::{Authority, BundleFolder, Leaf, NOW, escape, name_con
 const ID: &str = "spiffe://td.test/ns/a/sa/b";
 
 fn rules(proof: PeerProof) -> PeerRules {
-    PeerRules { proof, strict_basic_constraints: false, xfcc: Xfcc::Off, placement: Placement::Inbound }
+    PeerRules { proof, strict_basic_constraints: false, xfcc: Xfcc::Off, forward_xfcc: false, placement: Placement::Inbound }
 }
 
 fn source(certificate: &str, principal: &str) -> Endpoint {
@@ -336,7 +336,7 @@ fn bundle_change_takes_effect_on_remembered_certificates() {
 #[test]
 fn memory_for_remembered_certificates_is_bounded() {
     let identity = identity(&BundleFolder::new(&[]));
-    for number in 0..40_000 {
+    for number in 0..1_000_000 {
         let _ = ask(&identity, &format!("garbage {number}"), PeerProof::Sidecar);
     }
     identity.checked.run_pending_tasks();
@@ -367,6 +367,9 @@ fn intermediates_come_from_the_header_where_the_listener_says_so() {
         ("no header", None, on, NOW, Err(Reason::UntrustedChain)),
         ("a refusal is not remembered against a better header", Some(&*header), on, NOW, Ok(())),
         ("the proof is remembered", None, on, NOW, Ok(())),
+        ("E-2: about another leaf, after a proof", Some(&*wrong), on, NOW, Err(Reason::XfccMismatch)),
+        ("E-4: malformed, after a proof", Some("Hash"), on, NOW, Err(Reason::XfccMalformed)),
+        ("E-1: not read where it is off", Some("Hash"), off, NOW, Ok(())),
         ("until a certificate between expires", Some(&*header), on, later, Err(Reason::UntrustedChain)),
         ("E-2: about another leaf", Some(&*wrong), on, later, Err(Reason::XfccMismatch)),
         ("E-4: malformed", Some("Hash"), on, later, Err(Reason::XfccMalformed)),

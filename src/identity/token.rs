@@ -121,6 +121,11 @@ impl Validity {
 }
 
 impl Token {
+    /// Whether it is a JWT-SVID that several audiences take: each of them could pass it on to the others (JWT-SVID §3.2).
+    pub fn is_for_many(&self) -> bool {
+        self.kind == Kind::JwtSvid && self.claims.get("aud").and_then(Value::as_array).is_some_and(|named| named.len() > 1)
+    }
+
     pub fn text(&self, claim: &str) -> Option<&str> {
         self.claims.get(claim).and_then(Value::as_str)
     }

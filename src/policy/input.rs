@@ -19,7 +19,7 @@ use crate::{
     clock::Now,
     context::Context,
     identity::{
-        Peer, X509,
+        Forwarded, Peer, X509,
         token::Token,
         tokens::{Bound, Presented},
     },
@@ -61,6 +61,8 @@ impl Input {
 pub struct Facts<'a> {
     pub request: &'a Request,
     pub peer: Option<&'a Peer>,
+    /// What proxies on the way have said of the callers before the peer, and nobody has checked.
+    pub forwarded: &'a [Forwarded],
     /// Why there is no peer although a certificate was sent.
     pub peer_error: Option<Reason>,
     /// Verified credentials besides the peer's certificate.
@@ -154,7 +156,7 @@ trait Sink: Sized {
 }
 
 fn document(facts: &Facts<'_>, sink: &mut impl Sink) {
-    let Facts { request, peer, peer_error, presented, principal, context, here, own_id, now } = *facts;
+    let Facts { request, peer, forwarded, peer_error, presented, principal, context, here, own_id, now } = *facts;
     sink.object(&NAMES.attributes, |sink| attributes(request, sink));
     sink.object(&NAMES.version, |sink| {
         sink.text(&NAMES.ext_authz, "v3");
@@ -165,7 +167,7 @@ fn document(facts: &Facts<'_>, sink: &mut impl Sink) {
     }
     parsed(request.http.as_ref(), sink);
     if let Some(peer) = peer {
-        sink.object(&NAMES.peer, |sink| peer_members(peer, request.source.as_ref(), now, sink));
+        sink.object(&NAMES.peer, |sink| peer_members(peer, forwarded, request.source.as_ref(), now, sink));
     }
     if let Some(principal) = principal {
         sink.text(&NAMES.principal, principal);
@@ -339,7 +341,7 @@ fn parsed(http: Option<&Http>, sink: &mut impl Sink) {
     sink.flag(&NAMES.truncated_body, *body == Body::Truncated);
 }
 
-fn peer_members(peer: &Peer, source: Option<&Endpoint>, now: Now, sink: &mut impl Sink) {
+fn peer_members(peer: &Peer, forwarded: &[Forwarded], source: Option<&Endpoint>, now: Now, sink: &mut impl Sink) {
     sink.text(&NAMES.spiffe_id, &peer.text);
     sink.text(&NAMES.trust_domain, peer.id.trust_domain_name());
     sink.texts(&NAMES.path, peer.id.path().split('/').filter(|segment| !segment.is_empty()));
@@ -349,6 +351,19 @@ fn peer_members(peer: &Peer, source: Option<&Endpoint>, now: Now, sink: &mut imp
     }
     if let Some(certificate) = &peer.x509 {
         sink.object(&NAMES.x509, |sink| x509(certificate, now, sink));
+    }
+    if !forwarded.is_empty() {
+        sink.objects(&NAMES.forwarded_unverified, forwarded, |element, sink| {
+            let Forwarded { by, hash, subject, uri, dns } = element;
+            for (name, texts) in [(&NAMES.by, by), (&NAMES.uri, uri), (&NAMES.dns, dns)] {
+                if !texts.is_empty() {
+                    sink.texts(name, texts.iter().map(String::as_str));
+                }
+            }
+            for (name, text) in [(&NAMES.hash, hash), (&NAMES.subject, subject)] {
+                sink.some_text(name, text.as_deref().unwrap_or_default());
+            }
+        });
     }
 }
 
@@ -597,6 +612,7 @@ names! {
     binding = "binding",
     body = "body",
     body_complete = "body_complete",
+    by = "by",
     certificate = "certificate",
     claims = "claims",
     class = "class",
@@ -610,6 +626,7 @@ names! {
     depth = "depth",
     destination = "destination",
     detail = "detail",
+    dns = "dns",
     encoding = "encoding",
     endpoint_id = "endpointId",
     environments = "environments",
@@ -623,6 +640,7 @@ names! {
     fingerprint = "fingerprint",
     first_ns = "first_ns",
     forbid_after = "forbid_after",
+    forwarded_unverified = "forwarded_unverified",
     fragment = "fragment",
     from = "from",
     grant = "grant",

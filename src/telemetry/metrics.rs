@@ -17,7 +17,7 @@ use tonic::Code;
 use crate::{
     clock::Now,
     trust::workload::{Material, Phase},
-    verdict::{Decision, Evidence, Mode, Protocol, Reason},
+    verdict::{Decision, Evidence, Mode, Protocol, Reason, SignalName},
 };
 
 /// Bounds of the histograms in seconds; those of the semantic conventions begin at 5 ms, where we hope to be done.
@@ -104,6 +104,7 @@ pub struct Metrics {
     bundle_fetches: Vec<BoundCounter<u64>>,
     key_fetches: Vec<BoundCounter<u64>>,
     credentials_reused: Counter<u64>,
+    svids_for_many: Counter<u64>,
     trust_reloads: Vec<BoundCounter<u64>>,
     trust_states: Gauge<u64>,
     trust_ages: Gauge<f64>,
@@ -201,7 +202,11 @@ impl Metrics {
             key_fetches: Fetch::ALL.iter().map(|result| keys.bind(&[KeyValue::new("result", result.as_str())])).collect(),
             credentials_reused: counter(
                 "doorward.credentials.reused",
-                "Credentials presented by a workload after another workload, by kind.",
+                "Credentials presented by a workload after another workload, or in another zone than before, by kind and signal.",
+            ),
+            svids_for_many: counter(
+                "doorward.tokens.jwt_svids.many_audiences",
+                "JWT-SVIDs presented that name more than one audience, each of whom could use them with the others.",
             ),
             trust_states: meter
                 .u64_gauge("doorward.trust.state")
@@ -326,8 +331,15 @@ impl Metrics {
     }
 
     /// `kind` is one of the closed words of `identity::token::Kind`.
-    pub fn credential_reused(&self, kind: &'static str) {
-        self.credentials_reused.add(1, &[KeyValue::new("kind", kind)]);
+    pub fn credential_reused(&self, kind: &'static str, signal: SignalName) {
+        self.credentials_reused.add(1, &[KeyValue::new("kind", kind), KeyValue::new("signal", signal.as_str())]);
+    }
+
+    /// JWT-SVIDs that were presented and name more than one audience.
+    pub fn svids_for_many(&self, count: usize) {
+        if count > 0 {
+            self.svids_for_many.add(count as u64, &[]);
+        }
     }
 
     pub fn trust_reloaded(&self, result: Reload) {

@@ -114,7 +114,9 @@ async fn certificates_that_prove_nothing_are_refused_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn d35_intermediates_come_from_envoys_xfcc_and_a_forged_one_gains_nothing() {
     let manager = "          forward_client_cert_details: SANITIZE_SET\n          set_current_client_cert_details: {chain: true, uri: true}\n";
-    for (xfcc, status, reason) in [("last_element", 200, "policy"), ("off", 403, "untrusted_chain")] {
+    for (xfcc, status, reason) in
+        [("last_element", 200, "policy"), ("last_element, forward_xfcc: true", 200, "policy"), ("off", 403, "untrusted_chain")]
+    {
         let listener = format!("  peer: {{xfcc: {xfcc}}}\n");
         let world = world!(&Setup { listener: &listener, ..Setup::default() }, &Options { manager, ..Options::default() });
         let intermediate = world.doorward.ca.intermediate("example.org");
@@ -122,6 +124,8 @@ async fn d35_intermediates_come_from_envoys_xfcc_and_a_forged_one_gains_nothing(
         leaf.certificate.push_str(&intermediate.pem);
         let answer = world.envoy.client(&world.doorward, Some(&leaf), Http::Two).get("/read/1").await;
         assert_eq!(answer.status, status, "{xfcc}: {answer:?}");
+        let reached_upstream = answer.text().to_ascii_lowercase().contains("x-forwarded-client-cert");
+        assert_eq!(reached_upstream, xfcc.contains("forward_xfcc"), "{xfcc}: {answer:?}");
         let stranger = crate::harness::ca::Ca::new("example.org").intermediate("example.org");
         let forged = format!("Hash={};Chain=\"x\";URI={WRITER}", "0".repeat(64));
         for leaf in [stranger.svid(WRITER), intermediate.svid(WRITER)] {

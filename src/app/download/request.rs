@@ -1,9 +1,11 @@
 //! One request for a bundle, within limits of time and size. How a server is spoken to is `client`'s.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     StatusCode,
-    header::{ETAG, HeaderValue, IF_NONE_MATCH},
+    header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH},
 };
 
 use crate::{
@@ -18,7 +20,12 @@ const MAX_ETAG: usize = 1024;
 /// What the server had to say.
 pub(in crate::app) enum Answer {
     Unchanged,
-    Bundle { bytes: Bytes, etag: Option<String> },
+    Bundle {
+        bytes: Bytes,
+        etag: Option<String>,
+        /// How long the server takes it for fresh (`max-age`, RFC 9111 §5.2.2.1).
+        max_age: Option<Duration>,
+    },
 }
 
 /// Why there is no bundle.
@@ -52,6 +59,7 @@ pub(in crate::app) async fn send(
     }
     let tag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok());
     let etag = tag.filter(|tag| tag.len() <= MAX_ETAG).map(str::to_owned);
+    let max_age = max_age(response.headers());
     if response.content_length().is_some_and(|length| length > limit as u64) {
         return Err(RequestError::TooLarge(limit));
     }
@@ -62,5 +70,32 @@ pub(in crate::app) async fn send(
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(Answer::Bundle { bytes: bytes.freeze(), etag })
+    Ok(Answer::Bundle { bytes: bytes.freeze(), etag, max_age })
+}
+
+fn max_age(headers: &HeaderMap) -> Option<Duration> {
+    let directives = headers.get_all(CACHE_CONTROL).into_iter().filter_map(|value| value.to_str().ok());
+    let mut directives = directives.flat_map(|value| value.split(',')).filter_map(|directive| directive.trim().split_once('='));
+    let (_, seconds) = directives.find(|(name, _)| name.eq_ignore_ascii_case("max-age"))?;
+    seconds.trim_matches('"').parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freshness_is_read_from_cache_control() {
+        for (text, expected) in [
+            ("max-age=60", Some(60)),
+            ("public, Max-Age=\"90\", must-revalidate", Some(90)),
+            ("no-store", None),
+            ("s-maxage=5", None),
+            ("max-age=-1", None),
+            ("max-age=99999999999999999999", None),
+        ] {
+            let headers = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static(text))]);
+            assert_eq!(max_age(&headers), expected.map(Duration::from_secs), "{text}");
+        }
+    }
 }

@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use super::*;
 
-const PLAIN: Settings<'static> = Settings { compat: None, decision_id_on_allow: false, reason_to_caller: false, challenge: None };
+const PLAIN: Settings<'static> =
+    Settings { compat: None, decision_id_on_allow: false, reason_to_caller: false, challenge: None, remove_xfcc: false };
 const COMPAT: Settings<'static> = Settings { compat: Some(Compat::OpaEnvoy), ..PLAIN };
 const ID: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001);
 const ID_TEXT: &str = "01900000-0000-7000-8000-000000000001";
@@ -492,10 +493,29 @@ fn any_outcome(compat: Option<Compat>) -> impl Strategy<Value = Outcome> {
 
 fn any_case() -> impl Strategy<Value = (Settings<'static>, Outcome)> {
     (any::<bool>(), any::<bool>(), any::<bool>()).prop_flat_map(|(compat, decision_id_on_allow, reason_to_caller)| {
-        let settings =
-            Settings { compat: compat.then_some(Compat::OpaEnvoy), decision_id_on_allow, reason_to_caller, challenge: None };
+        let settings = Settings {
+            compat: compat.then_some(Compat::OpaEnvoy),
+            decision_id_on_allow,
+            reason_to_caller,
+            challenge: None,
+            remove_xfcc: false,
+        };
         (Just(settings), any_outcome(settings.compat))
     })
+}
+
+#[test]
+fn the_header_that_brought_intermediates_goes_no_further_unless_wanted() {
+    let client = [("X-Forwarded-Client-Cert", "Hash=ab"), ("x-other", "a")];
+    let removed = |value: &Value, settings: &Settings<'_>| {
+        let response = render(&answer(value, &client, settings));
+        response["http"]["ok"]["headers_to_remove"].clone()
+    };
+    let remove = Settings { remove_xfcc: true, ..PLAIN };
+    assert_eq!(removed(&json!(true), &remove), json!(["X-Forwarded-Client-Cert"]));
+    assert_eq!(removed(&json!(true), &PLAIN), Value::Null);
+    let sets = json!({"allowed": true, "headers": {"x-forwarded-client-cert": "by policy"}});
+    assert_eq!(removed(&sets, &remove), json!([]));
 }
 
 proptest! {

@@ -63,6 +63,23 @@ impl Signer {
     }
 }
 
+#[test]
+fn memory_for_a_million_tokens_is_bounded() {
+    let world = World::new();
+    let text = world.signer.sign(&json!({"alg": "ES256", "typ": "JWT"}), &json!({"sub": PEER, "aud": ["us"], "exp": NOW + 60}));
+    let jws = Jws::read(&text).unwrap();
+    let validity =
+        claims::judge_svid(&config::JwtSvid { audiences: vec!["us".to_owned()], leeway: config::Span::millis(0) }, &jws);
+    let token = Arc::new(token(&text, &jws, Kind::JwtSvid, validity.unwrap()).unwrap());
+    let basis = Basis { generation: 1, keys: [0; 32], from: From::Issuer(0) };
+    for number in 0..1_000_000 {
+        let verified = Verified { token: Arc::clone(&token), basis: basis.clone() };
+        world.tokens.verified.insert(format!("{number}{text}").into(), verified);
+    }
+    world.tokens.verified.run_pending_tasks();
+    assert!(world.tokens.verified.weighted_size() <= CACHE_BYTES, "{}", world.tokens.verified.weighted_size());
+}
+
 struct World {
     tokens: Tokens,
     signer: Signer,

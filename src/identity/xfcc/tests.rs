@@ -11,13 +11,18 @@ fn hash(leaf: &Leaf) -> String {
     hex::encode(digest::digest(&digest::SHA256, leaf.der()))
 }
 
+fn intermediates(text: &str, leaf: &CertificateDer<'_>) -> Result<Vec<CertificateDer<'static>>, Reason> {
+    Header::parse(text)?.intermediates(leaf)
+}
+
 fn chain(certificates: &[String]) -> String {
     format!("\"{}\"", escape(&certificates.concat()))
 }
 
 #[test]
 fn elements_are_read_by_envoys_rules() {
-    let pairs = |element: &Element| element.0.iter().map(|(key, value)| format!("{key}:{value}")).collect::<Vec<_>>().join("|");
+    let pair = |(key, value): &(&str, Cow<'_, str>)| format!("{}:{value}", key.to_ascii_lowercase());
+    let pairs = |element: &Element<'_>| element.0.iter().map(pair).collect::<Vec<_>>().join("|");
     for (text, expected) in [
         ("Hash=ab", Some(vec!["hash:ab"])),
         ("By=a;Hash=b,By=c;Hash=d", Some(vec!["by:a|hash:b", "by:c|hash:d"])),
@@ -26,6 +31,8 @@ fn elements_are_read_by_envoys_rules() {
         ("URI=a=b;URI=c", Some(vec!["uri:a=b|uri:c"])),
         ("By=a, By=b", Some(vec!["by:a", "by:b"])),
         (r#"Subject="a\\";Hash=b"#, Some(vec![r"subject:a\|hash:b"])),
+        (r#"Subject="\"a\é\"b";Hash=b"#, Some(vec![r#"subject:"aé"b|hash:b"#])),
+        (r#"Subject="a\"#, None),
         ("", None),
         ("Hash", None),
         ("=a", None),
@@ -76,6 +83,23 @@ fn an_element_counts_for_its_own_leaf_only() {
     ] {
         assert_eq!(intermediates(&text, leaf.der()).map(|chain| chain.len()), expected, "{name}");
     }
+}
+
+#[test]
+fn what_came_before_is_told_apart_and_never_believed() {
+    let text =
+        format!("By=spiffe://td.test/e;By=spiffe://td.test/f;Hash=aa;Subject=\"CN=a\";URI={ID};DNS=a;DNS=b,URI=x,Hash=bb;URI=y");
+    let forwarded = Header::parse(&text).unwrap().forwarded();
+    let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let first = Forwarded {
+        by: owned(&["spiffe://td.test/e", "spiffe://td.test/f"]),
+        hash: Some("aa".to_owned()),
+        subject: Some("CN=a".to_owned()),
+        uri: owned(&[ID]),
+        dns: owned(&["a", "b"]),
+    };
+    assert_eq!(forwarded, [first, Forwarded { uri: owned(&["x"]), ..Forwarded::default() }]);
+    assert!(Header::parse("Hash=bb;URI=y").unwrap().forwarded().is_empty());
 }
 
 proptest! {

@@ -8,7 +8,7 @@ use crate::{
     policy::wanted::EVERYTHING,
     request::Headers,
     session::{Count, Past},
-    verdict::{Class, Decision, Level, Mode, Protocol, Sensitivity, Signal, SignalName, Tier},
+    verdict::{Class, Decision, Evidence, Level, Mode, Protocol, Sensitivity, Signal, SignalName, Tier},
     workload::Registry,
 };
 
@@ -113,12 +113,37 @@ fn context() -> Context {
     }
 }
 
+#[test]
+fn what_other_proxies_said_is_shown_as_unverified() {
+    let first =
+        Forwarded { by: vec!["b".into()], hash: Some("h".into()), uri: vec!["u".into(), "v".into()], ..Forwarded::default() };
+    let second = Forwarded { subject: Some("s".into()), dns: vec!["d".into()], ..Forwarded::default() };
+    let peer = Peer::named("spiffe://td.test/a", Evidence::Sidecar).unwrap();
+    let (request, context, here) = (Request::default(), context(), Here::new([]));
+    let forwarded = [first, second];
+    let facts = Facts { peer: Some(&peer), forwarded: &forwarded, ..facts(&request, &context, &here) };
+    let json: serde_json::Value = serde_json::from_slice(&facts.masked(&|_, _, _| None)).unwrap();
+    let expected = json!([{"by": ["b"], "hash": "h", "uri": ["u", "v"]}, {"dns": ["d"], "subject": "s"}]);
+    assert_eq!(json["peer"]["forwarded_unverified"], expected);
+}
+
 static NOTHING: Presented = Presented { tokens: Vec::new(), main: None, delegation: None };
 
 fn facts<'a>(request: &'a Request, context: &'a Context, here: &'a Here) -> Facts<'a> {
     let presented = &NOTHING;
     let peer_error = Some(Reason::NoUriSan);
-    Facts { request, peer: None, peer_error, presented, principal: None, context, here, own_id: None, now: Now::from_seconds(5) }
+    Facts {
+        request,
+        peer: None,
+        forwarded: &[],
+        peer_error,
+        presented,
+        principal: None,
+        context,
+        here,
+        own_id: None,
+        now: Now::from_seconds(5),
+    }
 }
 
 #[test]
