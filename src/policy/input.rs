@@ -4,18 +4,23 @@
 //! a snapshot.
 
 mod json;
+mod known;
+mod names;
 mod value;
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use regorus::Value;
 use serde_json::Map;
 
 pub(super) use self::value::from_json;
+use self::{
+    known::{action, risk_members, session, workload},
+    names::{NAMES, Name},
+};
 use super::{PolicySet, wanted::Wanted};
 use crate::{
-    action::{Action, Mcp, Resource},
     clock::Now,
     context::Context,
     identity::{
@@ -24,10 +29,7 @@ use crate::{
         tokens::{Bound, Presented},
     },
     request::{Address, Body, Endpoint, Http, Metadata, Request, Timestamp, UrlView},
-    risk::Risk,
-    session::{Part, View},
     verdict::Reason,
-    workload::{Allow, Schedule, Workload},
 };
 
 /// The engine's input for one policy.
@@ -103,12 +105,6 @@ impl Here {
     pub fn new<'a>(pairs: impl IntoIterator<Item = (&'static str, Option<&'a str>)>) -> Self {
         Self(pairs.into_iter().filter_map(|(key, value)| Some((key, value?.to_owned()))).collect())
     }
-}
-
-/// The name of a member, made once: as an engine value a clone is a reference count, a new string an allocation.
-struct Name {
-    text: &'static str,
-    value: Value,
 }
 
 /// Takes down the members of an object.
@@ -422,336 +418,6 @@ fn url(url: &UrlView, sink: &mut impl Sink) {
     sink.texts(&NAMES.segments, url.segments.iter().map(String::as_str));
     sink.flag(&NAMES.ambiguous, !url.reasons.is_empty());
     sink.texts(&NAMES.reasons, url.reasons.iter().map(|reason| reason.as_str()));
-}
-
-fn action(action: &Action, context: &Context, request: &Request, sink: &mut impl Sink) {
-    sink.text(&NAMES.protocol, action.protocol.as_str());
-    sink.flag(&NAMES.known, action.is_known());
-    sink.text(&NAMES.class, action.class().as_str());
-    sink.text(&NAMES.tier, context.tier.as_str());
-    sink.flag(&NAMES.body_complete, action.body_complete);
-    if let Some(error) = action.error {
-        sink.text(&NAMES.error, error);
-    }
-    if let Some(entry) = &action.entry {
-        sink.text(&NAMES.name, &entry.name);
-        sink.text(&NAMES.sensitivity, entry.sensitivity.as_str());
-        sink.flag(&NAMES.public, entry.is_public);
-        sink.texts(&NAMES.adds, entry.adds.iter().map(|adds| &*adds.label));
-        sink.texts(&NAMES.requires, entry.requires.iter().map(|label| &**label));
-        sink.texts(&NAMES.forbid_after, entry.forbid_after.iter().map(|label| &**label));
-        sink.text(&NAMES.grant, entry.grant.as_str());
-    }
-    if let Some(resource) = &action.resource {
-        sink.object(&NAMES.resource, |sink| resource_members(resource, sink));
-    }
-    if !action.params.is_empty() {
-        sink.map(&NAMES.params, action.params.iter().map(|(name, value)| (&**name, value.as_str())));
-    }
-    if let Some(digest) = &action.args_digest {
-        sink.text(&NAMES.args_digest, digest);
-    }
-    if let Some(mcp) = &action.mcp {
-        sink.object(&NAMES.mcp, |sink| mcp_members(mcp, sink));
-    }
-    let called = request.http.as_ref().filter(|http| http.is_grpc()).and_then(|http| match http.url.segments.as_slice() {
-        [service, method] => Some((service, method)),
-        _ => None,
-    });
-    if let Some((service, method)) = called {
-        sink.object(&NAMES.grpc, |sink| {
-            sink.text(&NAMES.service, service);
-            sink.text(&NAMES.method, method);
-        });
-    }
-}
-
-fn resource_members(resource: &Resource, sink: &mut impl Sink) {
-    sink.text(&NAMES.r#type, &resource.kind);
-    if let Some(id) = &resource.id {
-        sink.text(&NAMES.id, id);
-    }
-    if let Some(tenant) = &resource.tenant {
-        sink.text(&NAMES.tenant, tenant);
-    }
-    sink.made(&NAMES.hash, || format!("{:016x}", resource.hash));
-}
-
-fn mcp_members(mcp: &Mcp, sink: &mut impl Sink) {
-    sink.text(&NAMES.method, &mcp.method);
-    let some = [(&NAMES.version, &mcp.version), (&NAMES.tool, &mcp.tool), (&NAMES.uri, &mcp.uri)];
-    for (name, value) in some.into_iter().chain([(&NAMES.request_id, &mcp.request_id)]) {
-        if let Some(value) = value {
-            sink.text(name, value);
-        }
-    }
-}
-
-fn session(view: &View, sink: &mut impl Sink) {
-    sink.text(&NAMES.id, &view.id);
-    sink.text(&NAMES.source, view.source);
-    sink.number(&NAMES.age_s, i64::try_from(view.age_s).unwrap_or(i64::MAX));
-    sink.number(&NAMES.seq, i64::try_from(view.seq).unwrap_or(i64::MAX));
-    sink.flag(&NAMES.complete, view.complete);
-    part(&view.session, sink);
-    sink.object(&NAMES.principal, |sink| part(&view.principal, sink));
-}
-
-/// `labels`, `counts` and `path`, of a session or of its principal.
-fn part(part: &Part, sink: &mut impl Sink) {
-    sink.texts(&NAMES.labels, part.labels.iter().map(|label| &**label));
-    sink.each(&NAMES.counts, part.counts.iter().map(|(action, count)| (&**action, count)), |count, sink| {
-        sink.number(&NAMES.n, i64::try_from(count.n).unwrap_or(i64::MAX));
-        sink.number(&NAMES.first_ns, count.first.nanoseconds());
-        sink.number(&NAMES.last_ns, count.last.nanoseconds());
-    });
-    sink.objects(&NAMES.path, &part.path, |past, sink| {
-        sink.number(&NAMES.n, i64::try_from(past.n).unwrap_or(i64::MAX));
-        sink.text(&NAMES.action, &past.action);
-        sink.text(&NAMES.class, past.class.as_str());
-        sink.made(&NAMES.resource_hash, || format!("{:016x}", past.resource_hash));
-        sink.number(&NAMES.at_ns, past.at.nanoseconds());
-        if let Some(decision) = past.decision {
-            sink.text(&NAMES.decision, decision.as_str());
-        }
-    });
-}
-
-fn workload(entry: Option<&Workload>, sink: &mut impl Sink) {
-    sink.flag(&NAMES.registered, entry.is_some());
-    let Some(entry) = entry else { return };
-    let texts = [
-        (&NAMES.owner, &entry.owner),
-        (&NAMES.team, &entry.team),
-        (&NAMES.purpose, &entry.purpose),
-        (&NAMES.escalation, &entry.escalation),
-    ];
-    for (name, text) in texts {
-        if let Some(text) = text {
-            sink.text(name, text);
-        }
-    }
-    sink.text(&NAMES.state, &entry.state);
-    sink.flag(&NAMES.third_party, entry.third_party);
-    if let Some(environments) = &entry.environments {
-        sink.texts(&NAMES.environments, environments.iter().map(|text| &**text));
-    }
-    if let Some(until) = entry.expires_at {
-        sink.made(&NAMES.expires_at, || Now::from_seconds(u64::try_from(until).unwrap_or_default()).rfc3339());
-    }
-    let seconds = [
-        (&NAMES.max_credential_lifetime_s, entry.max_credential_lifetime_s),
-        (&NAMES.max_credential_age_s, entry.max_credential_age_s),
-    ];
-    for (name, seconds) in seconds {
-        if let Some(seconds) = seconds {
-            sink.number(name, seconds);
-        }
-    }
-    if let Some(schedule) = &entry.schedule {
-        sink.object(&NAMES.schedule, |sink| schedule_members(schedule, sink));
-    }
-    if !entry.limits.is_empty() {
-        sink.each(&NAMES.limits, entry.limits.iter().map(|(action, limit)| (&**action, limit)), |limit, sink| {
-            sink.number(&NAMES.per_day, i64::try_from(*limit).unwrap_or(i64::MAX));
-        });
-    }
-    sink.objects(&NAMES.allows, &entry.allows, allow);
-}
-
-fn schedule_members(schedule: &Schedule, sink: &mut impl Sink) {
-    sink.text(&NAMES.from, &schedule.from);
-    sink.text(&NAMES.to, &schedule.to);
-    sink.text(&NAMES.zone, &schedule.zone);
-    if let Some(days) = &schedule.days {
-        sink.texts(&NAMES.days, days.iter().map(|day| &**day));
-    }
-}
-
-fn allow<S: Sink>(allow: &Allow, sink: &mut S) {
-    sink.texts(&NAMES.actions, allow.actions.iter().map(|text| &**text));
-    if let Some(classes) = &allow.classes {
-        sink.texts(&NAMES.classes, classes.iter().map(|class| class.as_str()));
-    }
-    let lists =
-        [(&NAMES.resources, &allow.resources), (&NAMES.tenants, &allow.tenants), (&NAMES.environments, &allow.environments)];
-    for (name, list) in lists {
-        if let Some(list) = list {
-            sink.texts(name, list.iter().map(|text| &**text));
-        }
-    }
-}
-
-fn risk_members(risk: &Risk, sink: &mut impl Sink) {
-    sink.number(&NAMES.score, i64::from(risk.score));
-    sink.text(&NAMES.level, risk.level.as_str());
-    sink.texts(&NAMES.reasons, risk.reasons.iter().map(String::as_str));
-}
-
-macro_rules! names {
-    ($($name:ident = $text:literal,)+) => {
-        struct Names { $($name: Name,)+ }
-
-        static NAMES: LazyLock<Names> =
-            LazyLock::new(|| Names { $($name: Name { text: $text, value: Value::from($text) },)+ });
-    };
-}
-
-names! {
-    action = "action",
-    actions = "actions",
-    actors = "actors",
-    address = "address",
-    adds = "adds",
-    age_s = "age_s",
-    allows = "allows",
-    ambiguous = "ambiguous",
-    args_digest = "args_digest",
-    at_ns = "at_ns",
-    attributes = "attributes",
-    binding = "binding",
-    body = "body",
-    body_complete = "body_complete",
-    by = "by",
-    certificate = "certificate",
-    claims = "claims",
-    class = "class",
-    classes = "classes",
-    complete = "complete",
-    context_extensions = "contextExtensions",
-    counts = "counts",
-    days = "days",
-    decision = "decision",
-    delegation = "delegation",
-    depth = "depth",
-    destination = "destination",
-    detail = "detail",
-    dns = "dns",
-    encoding = "encoding",
-    endpoint_id = "endpointId",
-    environments = "environments",
-    envoy_internal_address = "envoyInternalAddress",
-    error = "error",
-    escalation = "escalation",
-    evidence = "evidence",
-    expires_at = "expires_at",
-    ext_authz = "ext_authz",
-    filter_metadata = "filterMetadata",
-    fingerprint = "fingerprint",
-    first_ns = "first_ns",
-    forbid_after = "forbid_after",
-    forwarded_unverified = "forwarded_unverified",
-    fragment = "fragment",
-    from = "from",
-    grant = "grant",
-    grpc = "grpc",
-    hash = "hash",
-    header_map = "headerMap",
-    headers = "headers",
-    host = "host",
-    http = "http",
-    id = "id",
-    identity = "identity",
-    ipv4_compat = "ipv4Compat",
-    issuer = "issuer",
-    jti = "jti",
-    key = "key",
-    kind = "kind",
-    known = "known",
-    labels = "labels",
-    last_ns = "last_ns",
-    level = "level",
-    lifetime_s = "lifetime_s",
-    limits = "limits",
-    max_credential_age_s = "max_credential_age_s",
-    max_credential_lifetime_s = "max_credential_lifetime_s",
-    mcp = "mcp",
-    metadata_context = "metadataContext",
-    method = "method",
-    mode = "mode",
-    n = "n",
-    name = "name",
-    named_port = "namedPort",
-    nanos = "nanos",
-    not_after = "not_after",
-    not_before = "not_before",
-    now = "now",
-    ns = "ns",
-    owner = "owner",
-    params = "params",
-    parsed_body = "parsed_body",
-    parsed_path = "parsed_path",
-    parsed_query = "parsed_query",
-    path = "path",
-    peer = "peer",
-    peer_error = "peer_error",
-    per_day = "per_day",
-    pipe = "pipe",
-    port_value = "portValue",
-    principal = "principal",
-    protocol = "protocol",
-    public = "public",
-    purpose = "purpose",
-    query = "query",
-    raw_body = "rawBody",
-    raw_value = "rawValue",
-    reasons = "reasons",
-    registered = "registered",
-    request = "request",
-    request_id = "request_id",
-    requires = "requires",
-    resolver_name = "resolverName",
-    resource = "resource",
-    resource_hash = "resource_hash",
-    resources = "resources",
-    rfc3339 = "rfc3339",
-    risk = "risk",
-    route_metadata_context = "routeMetadataContext",
-    schedule = "schedule",
-    scheme = "scheme",
-    score = "score",
-    seconds = "seconds",
-    segments = "segments",
-    self_ = "self",
-    sensitivity = "sensitivity",
-    seq = "seq",
-    serial = "serial",
-    server_listener_name = "serverListenerName",
-    service = "service",
-    session = "session",
-    sha256 = "sha256",
-    signals = "signals",
-    since = "since",
-    size = "size",
-    sni = "sni",
-    socket_address = "socketAddress",
-    source = "source",
-    source_principal = "source_principal",
-    spiffe_id = "spiffe_id",
-    state = "state",
-    subject = "subject",
-    subject_kind = "subject_kind",
-    team = "team",
-    tenant = "tenant",
-    tenants = "tenants",
-    third_party = "third_party",
-    tier = "tier",
-    time = "time",
-    tls_session = "tlsSession",
-    to = "to",
-    token = "token",
-    tokens = "tokens",
-    tool = "tool",
-    truncated_body = "truncated_body",
-    trust_domain = "trust_domain",
-    r#type = "type",
-    typed_filter_metadata = "typedFilterMetadata",
-    uri = "uri",
-    url = "url",
-    version = "version",
-    workload = "workload",
-    x509 = "x509",
-    zone = "zone",
 }
 
 #[cfg(test)]

@@ -35,6 +35,18 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
     }
 }
 
+/// The same for a condition that has to wait itself.
+pub async fn eventually_async<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// A program in the wheels that `tests/peers.sh` installs, `relative` to their folder. None, with a loud word, when it
 /// is absent and may be.
 pub fn peer(name: &str, relative: &str) -> Option<PathBuf> {

@@ -6,12 +6,11 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use crate::harness::{
-    PATIENCE,
     check::{Answer, Check},
     client::{Http, request},
     doorward::{self, Doorward, Setup},
     envoy::{Envoy, Options},
-    eventually,
+    eventually, eventually_async,
     issuer::Signer,
     oidc_provider::OidcProvider,
     openbao::OpenBao,
@@ -304,9 +303,5 @@ async fn no_call_waits_for_keys_however_they_come() {
 
 /// Presents a token until its key is known.
 async fn come_into_force(world: &World, token: &str) {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while world.bearer(token).await.code != 0 {
-        assert!(std::time::Instant::now() < deadline, "the new key came not into force");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    eventually_async("the new key", async || (world.bearer(token).await.code == 0).then_some(())).await;
 }

@@ -11,7 +11,7 @@ use crate::harness::{
     client::{Answer, Client, Http, request},
     doorward::{Doorward, Setup},
     envoy::{Envoy, Options},
-    eventually,
+    eventually, eventually_async,
     issuer::{Issuer, Serves, Signer},
     upstream,
 };
@@ -240,12 +240,8 @@ async fn keys_are_rotated_and_a_key_that_is_gone_verifies_nothing() {
     let refused = bearer(&client, "/open", &new).await;
     assert_eq!(world.reason(&refused), "token_unknown_key");
     world.issuer.serve(Serves::Keys(vec![next.jwk()]));
-    let asked = || async { bearer(&client, "/open", &new).await.status };
-    let deadline = std::time::Instant::now() + crate::harness::PATIENCE;
-    while asked().await != 200 {
-        assert!(std::time::Instant::now() < deadline, "the new key came not into force");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let taken = async || (bearer(&client, "/open", &new).await.status == 200).then_some(());
+    eventually_async("the new key", taken).await;
     let refused = bearer(&client, "/open", &old).await;
     assert_eq!((refused.status, world.reason(&refused)), (401, json!("token_unknown_key")));
 }

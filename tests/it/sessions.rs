@@ -1,8 +1,6 @@
 //! What a session remembers, and that nothing a caller can choose makes it forget: the real binary, asked over its socket
 //! as Envoy would.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
@@ -185,11 +183,9 @@ async fn nothing_a_caller_chooses_sheds_a_label() {
     };
     // The keys are fetched in the background.
     let with = |value: String| move |check: Check| check.header("authorization", &value);
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while !ask(doorward.channel().await, &agent, with(token("warm")), "GET", "/harmless/t").await.allowed {
-        assert!(std::time::Instant::now() < deadline, "the keys never came");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let taken =
+        async || ask(doorward.channel().await, &agent, with(token("warm")), "GET", "/harmless/t").await.allowed.then_some(());
+    crate::harness::eventually_async("the keys", taken).await;
     assert!(ask(doorward.channel().await, &agent, with(token("first")), "GET", "/customers/1").await.allowed);
 
     let again = doorward.ca.svid(AGENT);

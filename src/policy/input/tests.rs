@@ -4,12 +4,13 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::{
-    action::GrantRule,
+    action::{Action, GrantRule, Mcp, Resource},
     policy::wanted::EVERYTHING,
     request::Headers,
-    session::{Count, Past},
+    risk::Risk,
+    session::{Count, Part, Past, View},
     verdict::{Class, Decision, Evidence, Level, Mode, Protocol, Sensitivity, Signal, SignalName, Tier},
-    workload::Registry,
+    workload::{Allow, Registry, Workload},
 };
 
 fn request() -> Request {
