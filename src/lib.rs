@@ -45,6 +45,7 @@ mod config;
 mod json;
 mod readiness;
 mod request;
+mod segments;
 
 mod verdict;
 

@@ -15,6 +15,7 @@ use crate::{
     clock::Now,
     identity::{X509, x509},
     json::Fault,
+    segments::{self, Tree, Width},
     verdict::{Class, Mode, Signal, SignalName},
 };
 
@@ -105,27 +106,8 @@ pub fn signals(workload: Option<&Workload>, x509: Option<&X509>, now: Now) -> Ve
 pub struct Registry {
     exact: HashMap<Box<str>, Arc<Workload>, RandomState>,
     /// Patterns by trust domain, then segment by segment.
-    patterns: Node,
-}
-
-/// Patterns that begin alike.
-#[derive(Debug, Default)]
-struct Node {
-    literal: HashMap<Box<str>, Self, RandomState>,
-    /// `*`.
-    any: Option<Box<Self>>,
-    /// What ends here.
-    entry: Option<Arc<Workload>>,
-    /// What ends here in `**`.
-    rest: Option<Arc<Workload>>,
-}
-
-/// How narrow a pattern is, the narrower the larger: more segments written out, then no `**`, then more segments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Width {
-    literal: usize,
-    closed: bool,
-    segments: usize,
+    patterns: Tree<Option<Arc<Workload>>>,
+    has_patterns: bool,
 }
 
 /// A pattern, taken apart.
@@ -160,19 +142,21 @@ impl Registry {
                 }
             }
         }
-        faults.extend(alike(&patterns).into_iter().map(|(id, other)| {
-            let text =
-                format!("is as narrow as `{other}`, and there are workloads that match both; make one of the two narrower");
-            Fault { at: vec![id.to_owned()], text }
-        }));
+        faults.extend(alike(&patterns));
         if faults.is_empty() { Ok(registry) } else { Err(faults) }
     }
 
     /// The entry of a workload. Takes as long for many entries as for few.
     pub fn find(&self, spiffe_id: &str) -> Option<&Arc<Workload>> {
         let narrowest = || {
-            let mut best = None;
-            self.patterns.search(Some(spiffe_id.strip_prefix(SCHEME)?), 0, 0, &mut best);
+            let mut best: Option<(Width, &Arc<Workload>)> = None;
+            self.patterns.visit(spiffe_id.strip_prefix(SCHEME)?.split('/'), &mut |entry, width| {
+                if let Some(entry) = entry
+                    && best.is_none_or(|(narrowest, _)| width > narrowest)
+                {
+                    best = Some((width, entry));
+                }
+            });
             best.map(|(_, entry)| entry)
         };
         self.exact.get(spiffe_id).or_else(narrowest)
@@ -180,7 +164,7 @@ impl Registry {
 
     /// Whether nobody is registered.
     pub fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.patterns.literal.is_empty()
+        self.exact.is_empty() && !self.has_patterns
     }
 
     fn insert(&mut self, id: &str, pattern: &Pattern<'_>, entry: Arc<Workload>) {
@@ -188,37 +172,8 @@ impl Registry {
             self.exact.insert(id.into(), entry);
             return;
         }
-        let mut node = &mut self.patterns;
-        for segment in &pattern.segments {
-            node = match *segment {
-                "*" => node.any.get_or_insert_default(),
-                literal => node.literal.entry(literal.into()).or_default(),
-            };
-        }
-        *(if pattern.closed { &mut node.entry } else { &mut node.rest }) = Some(entry);
-    }
-}
-
-impl Node {
-    /// Looks below for what is left of an ID, when so many segments lie behind, so many of them written out.
-    fn search<'n>(&'n self, left: Option<&str>, segments: usize, literal: usize, best: &mut Option<(Width, &'n Arc<Workload>)>) {
-        let mut offer = |closed, entry: &'n Option<Arc<Workload>>| {
-            let width = Width { literal, closed, segments };
-            if let Some(entry) = entry
-                && best.as_ref().is_none_or(|(narrowest, _)| width > *narrowest)
-            {
-                *best = Some((width, entry));
-            }
-        };
-        offer(false, &self.rest);
-        let Some(left) = left else { return offer(true, &self.entry) };
-        let (segment, left) = left.split_once('/').map_or((left, None), |(segment, left)| (segment, Some(left)));
-        if let Some(node) = self.literal.get(segment) {
-            node.search(left, segments + 1, literal + 1, best);
-        }
-        if let Some(node) = &self.any {
-            node.search(left, segments + 1, literal, best);
-        }
+        self.has_patterns = true;
+        *self.patterns.place(pattern.literals(), pattern.closed) = Some(entry);
     }
 }
 
@@ -249,42 +204,25 @@ impl<'a> Pattern<'a> {
         !self.closed || self.segments.contains(&"*")
     }
 
-    fn width(&self) -> Width {
-        let literal = self.segments.iter().filter(|segment| **segment != "*").count();
-        Width { literal, closed: self.closed, segments: self.segments.len() }
-    }
-
-    /// Which of the segments are written out.
-    fn shape(&self) -> Vec<bool> {
-        self.segments.iter().map(|segment| *segment != "*").collect()
+    /// Its segments, none for `*`.
+    fn literals(&self) -> Vec<Option<&'a str>> {
+        self.segments.iter().map(|segment| (*segment != "*").then_some(*segment)).collect()
     }
 }
 
-/// Pairs of patterns that are equally narrow and match some ID alike: those that agree wherever both are written out. In
-/// one shape no two can, so that only shapes are compared with each other, and patterns found by what they must agree in.
-fn alike<'a>(patterns: &[(&'a str, Pattern<'a>)]) -> Vec<(&'a str, &'a str)> {
-    type Shapes<'p, 'a> = HashMap<Vec<bool>, Vec<&'p (&'a str, Pattern<'a>)>>;
-    let mut widths: HashMap<Width, Shapes<'_, 'a>> = HashMap::new();
-    for pattern in patterns {
-        widths.entry(pattern.1.width()).or_default().entry(pattern.1.shape()).or_default().push(pattern);
-    }
-    let mut found = Vec::new();
-    for shapes in widths.into_values() {
-        let shapes: Vec<_> = shapes.into_iter().collect();
-        for (index, (shape, here)) in shapes.iter().enumerate() {
-            for (other, there) in shapes.iter().skip(index + 1) {
-                let both: Vec<bool> = shape.iter().zip(other).map(|(a, b)| *a && *b).collect();
-                let common = |pattern: &Pattern<'a>| -> Vec<&'a str> {
-                    pattern.segments.iter().zip(&both).filter(|(_, both)| **both).map(|(segment, _)| *segment).collect()
-                };
-                let there: HashMap<Vec<&str>, &str> = there.iter().map(|(id, pattern)| (common(pattern), *id)).collect();
-                let pairs = here.iter().filter_map(|(id, pattern)| Some((*id, *there.get(&common(pattern))?)));
-                found.extend(pairs.map(|(id, other)| (id.min(other), id.max(other))));
-            }
-        }
-    }
-    found.sort_unstable();
-    found
+/// Pairs of patterns that are equally narrow and match some ID alike, told at the first of the two.
+fn alike(patterns: &[(&str, Pattern<'_>)]) -> Vec<Fault> {
+    let mut patterns: Vec<_> = patterns.iter().collect();
+    patterns.sort_unstable_by_key(|(id, _)| *id);
+    let apart = patterns.iter().map(|(_, pattern)| (Width::of(&pattern.literals(), pattern.closed), pattern.literals()));
+    let apart: Vec<_> = apart.collect();
+    let pairs = segments::overlaps(&apart).into_iter();
+    let named = pairs.filter_map(|(first, second)| Some((patterns.get(first)?.0, patterns.get(second)?.0)));
+    let fault = |(id, other): (&str, &str)| {
+        let text = format!("is as narrow as `{other}`, and there are workloads that match both; make one of the two narrower");
+        Fault { at: vec![id.to_owned()], text }
+    };
+    named.map(fault).collect()
 }
 
 #[cfg(test)]

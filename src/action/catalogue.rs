@@ -17,6 +17,7 @@ use super::{
 use crate::{
     json::Fault,
     request::{Body, Http, Request},
+    segments::{Tree, Width},
     verdict::{Class, Protocol, Tier},
 };
 
@@ -27,8 +28,8 @@ const OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-meth
 #[derive(Debug, Default)]
 pub struct Catalogue {
     targets: Vec<Target>,
-    hosts: HashMap<Box<str>, Node, RandomState>,
-    any_host: Node,
+    hosts: HashMap<Box<str>, Tree<Leaf>, RandomState>,
+    any_host: Tree<Leaf>,
     tcp: Vec<(document::Tcp, usize)>,
 }
 
@@ -43,16 +44,7 @@ struct Target {
     shown: String,
 }
 
-/// A place in the tree of paths.
-#[derive(Debug, Default)]
-struct Node {
-    literal: HashMap<Box<str>, Self, RandomState>,
-    any: Option<Box<Self>>,
-    here: Leaf,
-    /// `**` from here on.
-    rest: Leaf,
-}
-
+/// What ends at a place of a path.
 #[derive(Debug, Default)]
 struct Leaf {
     methods: HashMap<Box<str>, usize, RandomState>,
@@ -61,8 +53,8 @@ struct Leaf {
     mcp: Option<Box<mcp::Tools>>,
 }
 
-/// How narrow a match is, the narrower the larger: segments written out, no `**`, segments, and how much else is asked.
-pub(super) type Width = (usize, bool, usize, usize);
+/// How narrow a match is, the narrower the larger: its path, and how much else is asked.
+pub(super) type Narrowness = (Width, usize);
 
 /// What a path leads to.
 #[derive(Clone, Copy)]
@@ -100,17 +92,11 @@ impl Catalogue {
             self.tcp.push((tcp, number));
             return;
         }
-        let mut node = match host {
+        let tree = match host {
             Some(host) => self.hosts.entry(host.into()).or_default(),
             None => &mut self.any_host,
         };
-        for segment in &segments {
-            node = match &segment.literal {
-                Some(literal) => node.literal.entry(literal.as_str().into()).or_default(),
-                None => node.any.get_or_insert_default(),
-            };
-        }
-        let leaf = if open { &mut node.rest } else { &mut node.here };
+        let leaf = tree.place(segments.iter().map(|segment| segment.literal.as_deref()), !open);
         match calls {
             Calls::Any => leaf.any_method = Some(number),
             Calls::Methods(methods) => leaf.methods.extend(methods.into_iter().map(|method| (method.into(), number))),
@@ -212,17 +198,32 @@ impl Catalogue {
     }
 
     /// The narrowest match of host, path and method.
-    fn by_path(&self, http: &Http, is_grpc: bool) -> Option<(Width, Found<'_>)> {
-        let mut best = None;
-        let asked = Asked { method: &http.method, is_grpc };
-        let segments: Vec<&str> = http.url.segments.iter().map(String::as_str).collect();
-        self.any_host.search(&asked, &segments, Way { literal: 0, depth: 0, host: 0 }, &mut best);
-        if !self.hosts.is_empty()
-            && let Some(node) = self.hosts.get(normal_host(&http.host).as_str())
-        {
-            node.search(&asked, &segments, Way { literal: 0, depth: 0, host: 1 }, &mut best);
-        }
+    fn by_path(&self, http: &Http, is_grpc: bool) -> Option<(Narrowness, Found<'_>)> {
+        let mut best: Option<(Narrowness, Found<'_>)> = None;
+        self.matches(http, is_grpc, &mut |width, found| {
+            if best.is_none_or(|(narrowest, _)| width > narrowest) {
+                best = Some((width, found));
+            }
+        });
         best
+    }
+
+    /// Every match of host, path and method.
+    fn matches<'c>(&'c self, http: &Http, is_grpc: bool, take: &mut impl FnMut(Narrowness, Found<'c>)) {
+        let segments = http.url.segments.iter().map(String::as_str);
+        let mut look = |tree: &'c Tree<Leaf>, by_host: usize| {
+            tree.visit(segments.clone(), &mut |leaf, width| {
+                if let Some((found, more)) = leaf.find(&http.method, is_grpc) {
+                    take((width, by_host + more), found);
+                }
+            });
+        };
+        look(&self.any_host, 0);
+        if !self.hosts.is_empty()
+            && let Some(tree) = self.hosts.get(normal_host(&http.host).as_str())
+        {
+            look(tree, 1);
+        }
     }
 
     /// Which matches were considered for a request, the narrowest first, in words.
@@ -239,17 +240,11 @@ impl Catalogue {
             (None, Some(error)) => lines.push(format!("no known action: {error}")),
             (None, None) => lines.push("no known action: no entry matches".to_owned()),
         }
-        let mut seen: Vec<(Width, Found<'_>)> = Vec::new();
-        let segments: Vec<&str> = http.url.segments.iter().map(String::as_str).collect();
-        let asked = Asked { method: &http.method, is_grpc };
-        let host = normal_host(&http.host);
-        let trees = [(Some(&self.any_host), 0), (self.hosts.get(host.as_str()), 1)];
-        for (node, host) in trees.into_iter().filter_map(|(node, host)| Some((node?, host))) {
-            node.visit(&segments, Way { literal: 0, depth: 0, host }, &mut |leaf, width| seen.extend(leaf.find(&asked, width)));
-        }
+        let mut seen: Vec<(Narrowness, Found<'_>)> = Vec::new();
+        self.matches(http, is_grpc, &mut |width, found| seen.push((width, found)));
         seen.sort_by(|(a, _), (b, _)| b.cmp(a));
         for (width, found) in seen {
-            let (literal, _, segments, more) = width;
+            let (Width { literal, segments, .. }, more) = width;
             let what = match found {
                 Found::Target(number) => {
                     self.targets.get(number).map(|target| format!("{}: {}", target.entry.name, target.shown)).unwrap_or_default()
@@ -262,56 +257,15 @@ impl Catalogue {
     }
 }
 
-/// What of a request decides beside its path.
-struct Asked<'a> {
-    method: &'a str,
-    is_grpc: bool,
-}
-
-/// How a place in the tree was come to.
-#[derive(Clone, Copy)]
-struct Way {
-    literal: usize,
-    depth: usize,
-    /// 1 where the host was named.
-    host: usize,
-}
-
-impl Node {
-    fn search<'c>(&'c self, asked: &Asked<'_>, segments: &[&str], way: Way, best: &mut Option<(Width, Found<'c>)>) {
-        self.visit(segments, way, &mut |leaf, width| {
-            if let Some(found) = leaf.find(asked, width)
-                && best.is_none_or(|(narrowest, _)| found.0 > narrowest)
-            {
-                *best = Some(found);
-            }
-        });
-    }
-
-    /// Every leaf whose path matches: as many as there are in the tree at most, whatever the path.
-    fn visit<'c>(&'c self, segments: &[&str], way: Way, take: &mut impl FnMut(&'c Leaf, Width)) {
-        let Way { literal, depth, host } = way;
-        take(&self.rest, (literal, false, depth, host));
-        let Some((first, rest)) = segments.split_first() else { return take(&self.here, (literal, true, depth, host)) };
-        if let Some(node) = self.literal.get(*first) {
-            node.visit(rest, Way { literal: literal + 1, depth: depth + 1, host }, take);
-        }
-        if let Some(node) = &self.any {
-            node.visit(rest, Way { depth: depth + 1, ..way }, take);
-        }
-    }
-}
-
 impl Leaf {
-    fn find(&self, asked: &Asked<'_>, (literal, closed, depth, host): Width) -> Option<(Width, Found<'_>)> {
-        let width = |more: usize| (literal, closed, depth, host + more);
+    /// What a method finds here, and how much was asked beside host and path.
+    fn find(&self, method: &str, is_grpc: bool) -> Option<(Found<'_>, usize)> {
         if let Some(tools) = &self.mcp {
-            return Some((width(1), Found::Mcp(tools)));
+            return Some((Found::Mcp(tools), 1));
         }
-        let grpc = self.grpc.filter(|_| asked.is_grpc && asked.method == "POST");
-        grpc.or_else(|| self.methods.get(asked.method).copied())
-            .map(|number| (width(1), Found::Target(number)))
-            .or_else(|| self.any_method.map(|number| (width(0), Found::Target(number))))
+        let grpc = self.grpc.filter(|_| is_grpc && method == "POST");
+        let by_method = grpc.or_else(|| self.methods.get(method).copied()).map(|number| (Found::Target(number), 1));
+        by_method.or_else(|| self.any_method.map(|number| (Found::Target(number), 0)))
     }
 }
 

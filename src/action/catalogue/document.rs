@@ -7,11 +7,12 @@ use serde_json::Value;
 
 use super::{
     super::{Adds, Entry, GrantRule, mcp::Pattern},
-    Width, resource,
+    Narrowness, resource,
 };
 use crate::{
     json::{self, Fault},
     request::{Address, Request},
+    segments::Width,
     verdict::{Class, Mode, Sensitivity, Tier},
 };
 
@@ -82,10 +83,14 @@ impl Tcp {
 }
 
 impl Match {
-    pub(super) fn width(&self) -> Width {
-        let literal = self.segments.iter().filter(|segment| segment.literal.is_some()).count();
+    /// Its segments, none where any one will do.
+    pub(super) fn literals(&self) -> Vec<Option<&str>> {
+        self.segments.iter().map(|segment| segment.literal.as_deref()).collect()
+    }
+
+    pub(super) fn width(&self) -> Narrowness {
         let more = usize::from(self.host.is_some()) + usize::from(!matches!(self.calls, Calls::Any));
-        (literal, !self.open, self.segments.len(), more)
+        (Width::of(&self.literals(), !self.open), more)
     }
 }
 
