@@ -42,8 +42,8 @@ use crate::{
     policy::{Host, PolicyStore, input::Here},
     readiness::Readiness,
     record::{self, Recorder},
-    session::Sessions,
-    telemetry::Telemetry,
+    session::{Census, Sessions},
+    telemetry::{Telemetry, metrics::Metrics},
     tls::{self, ServerTls},
     trust::{TrustStore, own::OwnSvid, workload::Workload},
 };
@@ -256,7 +256,7 @@ impl App {
         if let (Some(outbox), Some(part)) = (records.outbox(), config.records.upload.clone()) {
             tokio::spawn(upload::run(Arc::clone(outbox), part, Arc::clone(&reloader.own), telemetry.metrics()));
         }
-        tokio::spawn(keep_sessions(Arc::clone(authorizer.sessions()), config.sessions.save.duration(), stop.clone()));
+        tokio::spawn(keep_sessions(Arc::clone(authorizer.sessions()), config.sessions.save, telemetry.metrics(), stop.clone()));
 
         let failed = tokio::select! {
             () = signals.stop() => None,
@@ -409,17 +409,19 @@ async fn save_sessions(sessions: Arc<Sessions>) {
 }
 
 /// Forgets what has expired, and writes the rest where that is asked for.
-async fn keep_sessions(sessions: Arc<Sessions>, every: Duration, stop: CancellationToken) {
+async fn keep_sessions(sessions: Arc<Sessions>, every: config::Span, metrics: Arc<Metrics>, stop: CancellationToken) {
     let mut failed = false;
     loop {
         tokio::select! {
-            () = sleep(every) => {}
+            () = sleep(every.duration()) => {}
             () = stop.cancelled() => return,
         }
-        let sessions = Arc::clone(&sessions);
+        let (sessions, metrics) = (Arc::clone(&sessions), Arc::clone(&metrics));
         let saved = tokio::task::spawn_blocking(move || {
             let now = clock::now();
             sessions.sweep(now);
+            let Census { sessions: known, principals } = sessions.census();
+            metrics.sessions(known, principals);
             sessions.save(now)
         });
         match saved.await {

@@ -7,6 +7,7 @@
 mod file;
 mod memory;
 mod principal;
+mod tally;
 
 use std::{sync::Arc, time::Duration};
 
@@ -93,7 +94,8 @@ pub struct Part {
     pub path: Vec<Past>,
 }
 
-/// How often an action was done, until a day after the last time. It may be too much and never too little.
+/// How often an action was done within a day. It may be too much, by what was done in the three hours before, and never too
+/// little.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
     pub n: u64,
@@ -188,11 +190,10 @@ pub struct Listed {
 }
 
 /// How full the tables are.
-#[cfg(test)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Census {
-    sessions: usize,
-    principals: usize,
+pub struct Census {
+    pub sessions: usize,
+    pub principals: usize,
 }
 
 /// How long things live, and how many.
@@ -316,8 +317,7 @@ impl Sessions {
         memory.save(now)
     }
 
-    #[cfg(test)]
-    fn census(&self) -> Census {
+    pub fn census(&self) -> Census {
         let Store::Memory(memory) = &self.store;
         memory.census()
     }

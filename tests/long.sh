@@ -11,6 +11,10 @@ cargo deny --offline check licenses bans sources
 echo "== properties, 20,000 cases each"
 PROPTEST_CASES=20000 cargo test --locked --lib -- propert any_ d53_
 
+echo "== races: 10,000 rounds each through the binary"
+cargo build --locked --bin doorward
+RACE_ROUNDS=10000 DOORWARD_BIN=$PWD/target/debug/doorward cargo test --locked --test it sessions::of_two_racing sessions::no_post
+
 echo "== 200,000 random policies and inputs against the real OPA"
 bash tests/peers.sh opa
 DIFFERENTIAL_PAIRS=${DIFFERENTIAL_PAIRS:-200000} DIFFERENTIAL_SEED=${DIFFERENTIAL_SEED:-7} \

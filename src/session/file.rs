@@ -13,11 +13,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Bounds, Count, Key, Source,
+    Bounds, Key, Source,
     memory::id,
     principal::{Principal, SESSIONS, Session},
+    tally::Tally,
 };
-use crate::clock::Now;
 
 /// The first line of each file.
 const HEADER: &str = r#"{"doorward":"sessions","v":1}"#;
@@ -118,8 +118,9 @@ impl Line {
             labels(Some(key), own, &mut lines);
         }
         labels(None, &principal.own, &mut lines);
-        lines.extend(principal.own.counts.iter().filter_map(|(number, count)| {
+        lines.extend(principal.own.counts.iter().filter_map(|(number, tally)| {
             let action = names.get(usize::try_from(*number).ok()?)?;
+            let count = tally.at(now)?;
             Some(Self::Count {
                 p: Arc::clone(p),
                 action: Arc::clone(action),
@@ -150,17 +151,15 @@ impl Line {
                 }
             }
             Self::Count { action, n, first, last, .. } => {
-                let action = number(action);
+                let (action, more) = (number(action), Tally::of(*n, *first, *last));
                 let counts = &mut principal.own.counts;
                 match counts.binary_search_by_key(&action, |(action, _)| *action) {
                     Ok(at) => {
-                        if let Some((_, count)) = counts.get_mut(at) {
-                            count.n += n;
-                            count.first = count.first.min(Now { ns: *first });
-                            count.last = count.last.max(Now { ns: *last });
+                        if let Some((_, tally)) = counts.get_mut(at) {
+                            tally.add(&more);
                         }
                     }
-                    Err(at) => counts.insert(at, (action, Count { n: *n, first: Now { ns: *first }, last: Now { ns: *last } })),
+                    Err(at) => counts.insert(at, (action, more)),
                 }
             }
             Self::Session { session, began, last, ended, .. } => {

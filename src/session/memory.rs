@@ -329,7 +329,6 @@ impl Memory {
         })
     }
 
-    #[cfg(test)]
     pub(super) fn census(&self) -> super::Census {
         super::Census { sessions: self.sessions.load(Ordering::Relaxed), principals: self.principals.load(Ordering::Relaxed) }
     }
@@ -355,7 +354,8 @@ fn lines(principal: &mut Principal, who: &Who<'_>, entry: &Entry, action: u32, n
             }
         }
     }
-    let first = principal.own.counts.iter().any(|(counted, count)| *counted == action && count.n == 1);
+    let first =
+        principal.own.counts.iter().any(|(counted, tally)| *counted == action && tally.at(now).is_some_and(|count| count.n == 1));
     if first || entry.is_path_relevant() {
         lines.push(Line::count(who.principal, &entry.name, now));
     }

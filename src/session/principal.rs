@@ -5,7 +5,10 @@ use std::{collections::VecDeque, hash::BuildHasher as _, sync::Arc, time::Durati
 
 use foldhash::quality::FixedState;
 
-use super::{Bounds, Count, Key, Listed, Noted, Part, Past, Source, View, Who, nanos};
+use super::{
+    Bounds, Count, Key, Listed, Noted, Part, Past, Source, View, Who, nanos,
+    tally::{DAY, Tally},
+};
 use crate::{
     action::Adds,
     clock::Now,
@@ -20,8 +23,6 @@ const LABELS: usize = 256;
 const COUNTED: usize = 1024;
 /// Intents whose outcome is awaited, for one label. What comes beyond stands whatever becomes of it: that only denies.
 const PENDING: usize = 32;
-/// How long a count is kept after the last time.
-const DAY: u64 = 24 * 3600 * 1_000_000_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Principal {
@@ -53,7 +54,7 @@ pub(super) struct Session {
 pub(super) struct Behaviour {
     pub(super) labels: Vec<Label>,
     /// In the order of the action's number.
-    pub(super) counts: Vec<(u32, Count)>,
+    pub(super) counts: Vec<(u32, Tally)>,
     path: VecDeque<Step>,
     /// Number of the next entry of the path.
     pub(super) next: u64,
@@ -117,17 +118,13 @@ impl Behaviour {
     fn count(&mut self, action: u32, now: u64) -> bool {
         match self.counts.binary_search_by_key(&action, |(action, _)| *action) {
             Ok(at) => {
-                if let Some((_, count)) = self.counts.get_mut(at) {
-                    if count.last.ns.saturating_add(DAY) < now {
-                        *count = Count { n: 0, first: Now { ns: now }, last: Now { ns: now } };
-                    }
-                    count.n += 1;
-                    count.last = Now { ns: count.last.ns.max(now) };
+                if let Some((_, tally)) = self.counts.get_mut(at) {
+                    tally.add(&Tally::once(now));
                 }
                 true
             }
             Err(at) if self.counts.len() < COUNTED => {
-                self.counts.insert(at, (action, Count { n: 1, first: Now { ns: now }, last: Now { ns: now } }));
+                self.counts.insert(at, (action, Tally::once(now)));
                 true
             }
             Err(_) => false,
@@ -158,10 +155,10 @@ impl Behaviour {
         if decision == Decision::Deny {
             self.labels.retain(|label| label.end() > now);
             if let Ok(at) = self.counts.binary_search_by_key(&action, |(action, _)| *action)
-                && let Some((_, count)) = self.counts.get_mut(at)
+                && let Some((_, tally)) = self.counts.get_mut(at)
             {
-                count.n = count.n.saturating_sub(1);
-                if count.n == 0 {
+                tally.take_back();
+                if tally.is_empty() {
                     self.counts.remove(at);
                 }
             }
@@ -172,8 +169,8 @@ impl Behaviour {
         let name = |number: u32| usize::try_from(number).ok().and_then(|number| names.get(number)).cloned().unwrap_or_default();
         let mut labels: Vec<Arc<str>> = self.live(now).cloned().collect();
         labels.sort_unstable();
-        let current = self.counts.iter().filter(|(_, count)| count.last.ns.saturating_add(DAY) >= now);
-        let mut counts: Vec<(Arc<str>, Count)> = current.map(|(number, count)| (name(*number), *count)).collect();
+        let current = self.counts.iter().filter_map(|(number, tally)| Some((name(*number), tally.at(now)?)));
+        let mut counts: Vec<(Arc<str>, Count)> = current.collect();
         counts.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let first = self.next - self.path.len() as u64;
         let path = self.path.iter().zip(first..).map(|(step, n)| Past {
@@ -189,7 +186,7 @@ impl Behaviour {
 
     fn sweep(&mut self, now: u64) {
         self.labels.retain(|label| label.end() > now);
-        self.counts.retain(|(_, count)| count.last.ns.saturating_add(DAY) >= now);
+        self.counts.retain(|(_, tally)| !tally.is_over(now));
     }
 }
 

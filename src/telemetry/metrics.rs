@@ -106,6 +106,8 @@ pub struct Metrics {
     credentials_reused: Counter<u64>,
     svids_for_many: Counter<u64>,
     trust_reloads: Vec<BoundCounter<u64>>,
+    sessions: Gauge<u64>,
+    principals: Gauge<u64>,
     trust_states: Gauge<u64>,
     trust_ages: Gauge<f64>,
     peers: Vec<BoundCounter<u64>>,
@@ -208,6 +210,11 @@ impl Metrics {
                 "doorward.tokens.jwt_svids.many_audiences",
                 "JWT-SVIDs presented that name more than one audience, each of whom could use them with the others.",
             ),
+            sessions: meter.u64_gauge("doorward.sessions").with_description("Sessions that are remembered.").build(),
+            principals: meter
+                .u64_gauge("doorward.sessions.principals")
+                .with_description("Principals that something is remembered of.")
+                .build(),
             trust_states: meter
                 .u64_gauge("doorward.trust.state")
                 .with_description("1 for the state that a stream of the Workload API is in, 0 for the others.")
@@ -340,6 +347,12 @@ impl Metrics {
         if count > 0 {
             self.svids_for_many.add(count as u64, &[]);
         }
+    }
+
+    /// How full the tables of the sessions are.
+    pub fn sessions(&self, sessions: usize, principals: usize) {
+        self.sessions.record(sessions as u64, &[]);
+        self.principals.record(principals as u64, &[]);
     }
 
     pub fn trust_reloaded(&self, result: Reload) {
