@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures doorward against an allow-all server, and its evaluation against plain regorus and `opa bench`, side by side
 # on this machine, and prints Markdown tables.
-#   bash benches/run.sh [--evaluate] [--json] [--quick] [--policy NAME]...
+#   bash benches/run.sh [--evaluate] [--json] [--quick] [--policy NAME]... [--compare NAME]...
+# --compare takes two doorwards that differ in one thing instead: credentials, documents, entries, workloads, sessions.
 # --evaluate leaves the servers out; --json prints a list of rows instead; --quick takes seconds and leaves Envoy and opa
 # out.
 set -euo pipefail
@@ -10,10 +11,12 @@ cd "$(dirname "$0")/.."
 quick=
 json=
 servers=yes
+comparing=
 arguments=()
 for argument in "$@"; do
   case $argument in
     --evaluate) servers= ;;
+    --compare) comparing=yes && arguments+=("$argument") ;;
     *) arguments+=("$argument") ;;
   esac
   [ "$argument" = --quick ] && quick=yes
@@ -34,7 +37,7 @@ for line in sys.stdin:
 
 envoy=()
 opa=()
-if [ -z "$quick" ]; then
+if [ -z "$quick$comparing" ]; then
   if [ -n "$servers" ]; then
     bash tests/peers.sh envoy >&2
     envoy=(--envoy "$(bash tests/peers.sh path envoy)")
@@ -46,7 +49,7 @@ fi
 # One list of rows, or one table after the other.
 rows=$(mktemp -d)
 trap 'rm -rf "$rows"' EXIT
-"$(path evaluate)" --run "${opa[@]}" "${arguments[@]}" >"$rows/1"
+[ -n "$comparing" ] || "$(path evaluate)" --run "${opa[@]}" "${arguments[@]}" >"$rows/1"
 if [ -n "$servers" ]; then
   "$(path load)" --doorward "$(path doorward)" --floor "$(path floor)" "${envoy[@]}" "${arguments[@]}" >"$rows/2"
 fi

@@ -3,6 +3,7 @@
 //! needs and starts it.
 
 mod client;
+mod compare;
 mod drive;
 mod envoy;
 mod ledger;
@@ -25,6 +26,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    compare::Comparison,
     plan::{Binaries, Extent},
     policy::Policy,
 };
@@ -46,6 +48,9 @@ struct Args {
     /// A few seconds only: one policy, one row, one round.
     #[arg(long)]
     quick: bool,
+    /// Instead, compare two doorwards that differ in one thing; may be given several times.
+    #[arg(long)]
+    compare: Vec<Comparison>,
     /// Only this policy; may be given several times.
     #[arg(long)]
     policy: Vec<Policy>,
@@ -77,7 +82,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let extent = if args.quick { Extent::quick() } else { Extent::whole() };
     let policies = if args.policy.is_empty() { extent.policies.to_vec() } else { args.policy };
     let binaries = Binaries { doorward, floor: args.floor, envoy: args.envoy };
-    let report = plan::run(&binaries, &policies, &extent).await?;
+    let report = match args.compare.as_slice() {
+        [] => plan::run(&binaries, &policies, &extent).await?,
+        comparisons => compare::run(&binaries, comparisons, &extent).await?,
+    };
     let text = if args.json { report.json()? } else { report.markdown() };
     io::stdout().write_all(text.as_bytes()).context("print the report")
 }

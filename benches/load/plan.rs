@@ -38,8 +38,8 @@ pub(crate) struct Binaries {
 /// How much is measured.
 pub(crate) struct Extent {
     pub(crate) policies: &'static [Policy],
-    in_flight: &'static [usize],
-    rounds: usize,
+    pub(crate) in_flight: &'static [usize],
+    pub(crate) rounds: usize,
     warm_up: Duration,
     round: Duration,
 }
@@ -109,28 +109,28 @@ struct Stage<'a> {
 }
 
 /// One that takes turns.
-struct Target<'a> {
-    name: &'static str,
-    answers: Answers,
-    client: Client,
+pub(crate) struct Target<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) answers: Answers,
+    pub(crate) client: Client,
     /// None where no authorizer is asked.
-    server: Option<&'a Server>,
+    pub(crate) server: Option<&'a Server>,
 }
 
 #[derive(Clone, Copy)]
-enum Load {
+pub(crate) enum Load {
     InFlight(usize),
     PerSecond(f64),
 }
 
 /// What one round, or the median of several, came to.
 #[derive(Clone, Copy)]
-struct Figures {
-    cpu_us: f64,
+pub(crate) struct Figures {
+    pub(crate) cpu_us: f64,
     rps: f64,
     p50_us: f64,
     p99_us: f64,
-    rss_mb: f64,
+    pub(crate) rss_mb: f64,
 }
 
 impl<'a> Stage<'a> {
@@ -148,7 +148,7 @@ impl<'a> Stage<'a> {
         fs::create_dir(own.join("records")).context("make a folder for records")?;
         let operations = free_address()?;
         let config = own.join("doorward.yaml");
-        fs::write(&config, configuration(policy, &doorward_socket, operations)).context("write doorward's configuration")?;
+        fs::write(&config, configuration(policy, &doorward_socket, operations, "")).context("write doorward's configuration")?;
         let mut floor = Server::start(Command::new(&binaries.floor).arg("--socket").arg(&floor_socket), &own.join("floor.log"))?;
         let mut doorward =
             Server::start(Command::new(&binaries.doorward).arg("serve").arg("--config").arg(&config), &own.join("doorward.log"))?;
@@ -237,7 +237,7 @@ impl<'a> Stage<'a> {
         let mut seen: Vec<Vec<Figures>> = targets.iter().map(|_| Vec::new()).collect();
         for _ in 0..self.extent.rounds {
             for (target, seen) in targets.iter().zip(&mut seen) {
-                match self.round(target, load).await {
+                match round(target, self.calls, load, self.extent).await {
                     Ok(figures) => seen.push(figures),
                     Err(error) => return Err(self.explain(target, error).await),
                 }
@@ -255,36 +255,41 @@ impl<'a> Stage<'a> {
         };
         anyhow::anyhow!("{} with {}: {error:#} ({refusals}); it said last:\n{said}", target.name, self.policy.name())
     }
+}
 
-    async fn round(&self, target: &Target<'_>, load: Load) -> anyhow::Result<Figures> {
-        let Target { answers, client, server, .. } = target;
-        let drive = async |span| match load {
-            Load::InFlight(count) => drive::full(client, self.calls, *answers, count, span).await,
-            Load::PerSecond(rate) => drive::paced(client, self.calls, *answers, rate, span).await,
-        };
-        drive(self.extent.warm_up).await?;
-        let before = match server {
-            Some(server) => server.cpu_at_rest().await?,
-            None => Duration::ZERO,
-        };
-        let sample = drive(self.extent.round).await?;
-        let (after, rss_mb) = match server {
-            Some(server) => (server.cpu_at_rest().await?, server.resident_mib()?),
-            None => (Duration::ZERO, 0.0),
-        };
-        let micros = |quantile| tenths(sample.latency.value_at_quantile(quantile) as f64 / 1e3);
-        Ok(Figures {
-            cpu_us: tenths((after - before).as_secs_f64() * 1e6 / sample.count as f64),
-            rps: tenths(sample.count as f64 / sample.elapsed.as_secs_f64()),
-            p50_us: micros(0.5),
-            p99_us: micros(0.99),
-            rss_mb: tenths(rss_mb),
-        })
-    }
+/// One round: the load without looking, then the load that counts.
+pub(crate) async fn round(target: &Target<'_>, calls: &'static [Call], load: Load, extent: &Extent) -> anyhow::Result<Figures> {
+    let Target { answers, client, server, .. } = target;
+    let drive = async |span| match load {
+        Load::InFlight(count) => drive::full(client, calls, *answers, count, span).await,
+        Load::PerSecond(rate) => drive::paced(client, calls, *answers, rate, span).await,
+    };
+    drive(extent.warm_up).await?;
+    let before = match server {
+        Some(server) => server.cpu_at_rest().await?,
+        None => Duration::ZERO,
+    };
+    let sample = drive(extent.round).await?;
+    let (after, rss_mb) = match server {
+        Some(server) => (server.cpu_at_rest().await?, server.resident_mib()?),
+        None => (Duration::ZERO, 0.0),
+    };
+    let micros = |quantile| tenths(sample.latency.value_at_quantile(quantile) as f64 / 1e3);
+    Ok(Figures {
+        cpu_us: tenths((after - before).as_secs_f64() * 1e6 / sample.count as f64),
+        rps: tenths(sample.count as f64 / sample.elapsed.as_secs_f64()),
+        p50_us: micros(0.5),
+        p99_us: micros(0.99),
+        rss_mb: tenths(rss_mb),
+    })
 }
 
 /// A connection on which a call that must be allowed is allowed.
-async fn ready(server: &mut Server, calls: &[Call], connect: impl AsyncFn() -> anyhow::Result<Client>) -> anyhow::Result<Client> {
+pub(crate) async fn ready(
+    server: &mut Server,
+    calls: &[Call],
+    connect: impl AsyncFn() -> anyhow::Result<Client>,
+) -> anyhow::Result<Client> {
     let call = calls.iter().find(|call| call.allowed).context("no call is allowed")?;
     let deadline = Instant::now() + READY;
     loop {
@@ -305,10 +310,10 @@ async fn ready(server: &mut Server, calls: &[Call], connect: impl AsyncFn() -> a
 }
 
 /// Identity is proved by the chain, and each decision leaves a record: what a mesh would run.
-fn configuration(policy: Policy, socket: &Path, operations: SocketAddr) -> String {
+pub(crate) fn configuration(policy: Policy, socket: &Path, operations: SocketAddr, listener: &str) -> String {
     format!(
         "version: 1\n\
-         listeners:\n- address: unix://{}\n{}\
+         listeners:\n- address: unix://{}\n{listener}{}\
          trust: {{domains: {{{TRUST_DOMAIN}: {{bundle: ../bundle.pem}}}}}}\n\
          policy: {{bundles: [{{path: policy}}]}}\n\
          records: {{sink: {{file: {{path: records/decisions.jsonl, keep: 1}}}}}}\n\
@@ -319,7 +324,7 @@ fn configuration(policy: Policy, socket: &Path, operations: SocketAddr) -> Strin
 }
 
 /// The median of each figure for itself.
-fn median(rounds: &[Figures]) -> Figures {
+pub(crate) fn median(rounds: &[Figures]) -> Figures {
     let of = |figure: fn(&Figures) -> f64| {
         let mut values: Vec<f64> = rounds.iter().map(figure).collect();
         values.sort_by(f64::total_cmp);

@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, net::Ipv4Addr};
 
+use anyhow::Context;
 use bytes::{BufMut, Bytes, BytesMut};
 use envoy_types::pb::{
     envoy::{
@@ -72,6 +73,37 @@ pub(crate) fn calls(mesh: &Mesh, caller: &Svid, signer: &Signer, tokens: usize) 
         Ok(Call { method, path, headers, allowed, check })
     });
     calls.collect()
+}
+
+/// The same call by any of many workloads, as a Check whose caller is written over the place where it stands.
+pub(crate) struct Crowd {
+    call: Call,
+    /// Where the number of the caller begins.
+    at: usize,
+}
+
+/// Before the number of one of the crowd.
+pub(crate) const CROWD: &str = "spiffe://bench.example/ns/load/sa/caller-";
+const DIGITS: usize = 8;
+
+impl Crowd {
+    pub(crate) fn new(svid: &Svid) -> anyhow::Result<Self> {
+        let (method, path, headers) = ("GET", "/api/v1/orders/471100/lines/7?expand=price".to_owned(), headers(0));
+        let id = format!("{CROWD}{}", "0".repeat(DIGITS));
+        let check = frame(&check(0, method, &path, &headers, &id, svid));
+        let at = check.windows(id.len()).position(|part| part == id.as_bytes()).context("the caller is not in the Check")?;
+        Ok(Self { call: Call { method, path, headers, allowed: true, check }, at: at + CROWD.len() })
+    }
+
+    /// The call of caller `number`.
+    pub(crate) fn call(&self, number: usize) -> Call {
+        let Call { method, path, headers, allowed, check } = &self.call;
+        let mut bytes = BytesMut::from(&**check);
+        for (place, digit) in bytes.iter_mut().skip(self.at).zip(format!("{number:0DIGITS$}").bytes()) {
+            *place = digit;
+        }
+        Call { method, path: path.clone(), headers: headers.clone(), allowed: *allowed, check: bytes.freeze() }
+    }
 }
 
 fn headers(number: usize) -> Vec<(&'static str, String)> {
