@@ -11,7 +11,10 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 
-use crate::verdict::{Class, Mode, Protocol, Sensitivity, Tier};
+use crate::{
+    json::Shown,
+    verdict::{Class, Mode, Protocol, Sensitivity, Tier},
+};
 
 /// What one request does.
 #[derive(Debug, Clone)]
@@ -72,6 +75,8 @@ pub struct Mcp {
 /// One entry of the catalogue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
+    /// As records show it.
+    pub shown: Shown,
     pub name: Arc<str>,
     pub class: Class,
     pub sensitivity: Sensitivity,

@@ -2,7 +2,7 @@
 //! without end, no key that `serde_json` keeps for itself. What opa-envoy-plugin reads more loosely (request bodies) is
 //! read in `envoy/decode`.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, sync::OnceLock};
 
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -19,6 +19,36 @@ pub enum JsonError {
     #[error("key that starts with `{RESERVED}`")]
     ReservedKey,
 }
+
+/// Text of some members as records show them, made when it is first asked for. It goes with what it is the text of: a copy
+/// starts without, and it never tells two of those apart.
+#[derive(Debug, Default)]
+pub struct Shown(OnceLock<Box<[u8]>>);
+
+impl Shown {
+    pub fn get(&self) -> Option<&[u8]> {
+        self.0.get().map(|text| &**text)
+    }
+
+    pub fn set(&self, text: &[u8]) {
+        // Somebody else may have been first, with the same.
+        let _ = self.0.set(text.into());
+    }
+}
+
+impl Clone for Shown {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Shown {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Shown {}
 
 /// What is wrong with a document that was read, and where in it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ pub use self::schedule::Schedule;
 use crate::{
     clock::Now,
     identity::{X509, x509},
-    json::Fault,
+    json::{Fault, Shown},
     segments::{self, Tree, Width},
     verdict::{Class, Mode, Signal, SignalName},
 };
@@ -42,6 +42,8 @@ pub struct Workload {
     pub escalation: Option<Arc<str>>,
     /// `observe` lifts denials by policy, tier and risk.
     pub mode: Mode,
+    /// As records show it.
+    pub shown: Shown,
 }
 
 /// What a workload may do. Each of the lists that is there has to match.

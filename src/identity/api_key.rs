@@ -15,7 +15,7 @@ use super::{
     Peer,
     token::{Confirmation, Kind, Token, Validity},
 };
-use crate::{config, verdict::Reason};
+use crate::{config, json::Shown, verdict::Reason};
 
 /// As long as the hash (RFC 2104 §3).
 const MIN_HASH_KEY: usize = 32;
@@ -129,6 +129,7 @@ fn known(entry: Entry) -> Result<([u8; 32], Known), &'static str> {
         confirmation: Confirmation::default(),
         identity: None,
         validity: Validity { from: 0, until: i64::try_from(expires.as_secs()).unwrap_or(i64::MAX), renewed_by: None, leeway: 0 },
+        shown: Shown::default(),
     };
     Ok((digest, Known { token: std::sync::Arc::new(token), workloads }))
 }

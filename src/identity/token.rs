@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::{clock::Now, config::IssuerKind, verdict::Reason};
+use crate::{clock::Now, config::IssuerKind, json::Shown, verdict::Reason};
 
 /// `input.tokens[].kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,6 +95,8 @@ pub struct Token {
     /// The workload that it speaks of, as the issuer's `identity` makes it.
     pub identity: Option<String>,
     pub validity: Validity,
+    /// As records show it, but for its binding.
+    pub shown: Shown,
 }
 
 /// When a credential holds, in seconds since the Unix epoch.

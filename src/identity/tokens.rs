@@ -25,6 +25,7 @@ use super::{
 use crate::{
     clock::Now,
     config::{self, Foreign, IssuerKind, TokenAlgorithm},
+    json::Shown,
     request::{Headers, Http},
     trust::{Bundles, TrustStore},
     verdict::Reason,
@@ -459,6 +460,7 @@ fn token(text: &str, jws: &Jws<'_>, kind: Kind, validity: super::token::Validity
         confirmation: claims::confirmation(jws)?,
         identity: None,
         validity,
+        shown: Shown::default(),
     })
 }
 

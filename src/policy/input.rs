@@ -28,6 +28,7 @@ use crate::{
         token::Token,
         tokens::{Bound, Presented},
     },
+    json::Shown,
     request::{Address, Body, Endpoint, Http, Metadata, Request, Timestamp, UrlView},
     verdict::Reason,
 };
@@ -115,6 +116,8 @@ trait Sink: Sized {
     fn objects<T>(&mut self, name: &Name, items: &[T], fill: impl Fn(&T, &mut Self));
     /// A member that is an object of objects, one for each name.
     fn each<'a, T: 'a>(&mut self, name: &Name, items: impl Iterator<Item = (&'a str, &'a T)>, fill: impl Fn(&T, &mut Self));
+    /// Members that are the same each time something is shown: `shown` goes with it, and keeps them as the record has them.
+    fn constant(&mut self, shown: &Shown, fill: impl FnOnce(&mut Self));
     /// A member that is an array of strings.
     fn texts<'a>(&mut self, name: &Name, items: impl Iterator<Item = &'a str>);
     fn text(&mut self, name: &Name, value: &str);
@@ -382,13 +385,18 @@ fn credentials(presented: &Presented, sink: &mut impl Sink) {
 }
 
 fn token<S: Sink>(bound: &Bound, sink: &mut S) {
-    let Token { kind, issuer, subject, claims, jti, fingerprint, identity, validity, .. } = &*bound.token;
+    sink.constant(&bound.token.shown, |sink| token_members(&bound.token, sink));
+    sink.text(&NAMES.binding, bound.binding.as_str());
+}
+
+fn token_members(token: &Token, sink: &mut impl Sink) {
+    let Token { kind, issuer, subject, claims, jti, fingerprint, identity, validity, .. } = token;
     sink.text(&NAMES.kind, kind.as_str());
     if let Some(issuer) = issuer {
         sink.text(&NAMES.issuer, issuer);
     }
     sink.text(&NAMES.subject, subject);
-    if let Some(kind) = bound.token.subject_kind() {
+    if let Some(kind) = token.subject_kind() {
         sink.text(&NAMES.subject_kind, kind);
     }
     if let Some(identity) = identity {
@@ -399,7 +407,6 @@ fn token<S: Sink>(bound: &Bound, sink: &mut S) {
         sink.text(&NAMES.jti, jti);
     }
     sink.number(&NAMES.expires_at, validity.until);
-    sink.text(&NAMES.binding, bound.binding.as_str());
     sink.text(&NAMES.fingerprint, fingerprint);
 }
 

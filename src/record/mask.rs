@@ -10,6 +10,7 @@ use std::{
 
 use aws_lc_rs::{digest, error::Unspecified, hmac, rand};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use memchr::memchr2;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
@@ -207,7 +208,7 @@ impl Mask {
     /// Replaces secret parameters in whatever looks like a URL with a query or a fragment: a path, a referer, a
     /// redirect. `None` when there is nothing to replace.
     fn mask_parameters(&self, text: &str, is_query: bool) -> Option<String> {
-        let start = if is_query { 0 } else { text.bytes().position(|byte| matches!(byte, b'?' | b'#'))? };
+        let start = if is_query { 0 } else { memchr2(b'?', b'#', text.as_bytes())? };
         let (head, query) = text.split_at_checked(start)?;
         if !query.contains('=') {
             return None;

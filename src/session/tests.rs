@@ -35,6 +35,7 @@ fn entry_with(name: &str, adds: Vec<Adds>) -> Arc<Entry> {
         forbid_after: Vec::new(),
         grant: GrantRule::Never,
         mode: Mode::Enforce,
+        shown: crate::json::Shown::default(),
     })
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
 use super::{Allow, Workload};
-use crate::json::{Fault, Members};
+use crate::json::{Fault, Members, Shown};
 
 pub(super) fn read(document: &Value) -> Result<Workload, Vec<Fault>> {
     let mut members = Members::of(document);
@@ -25,6 +25,7 @@ pub(super) fn read(document: &Value) -> Result<Workload, Vec<Fault>> {
         max_credential_age_s: members.read("max_credential_age_s").map(|Seconds(most)| most),
         limits: members.read("limits").map(|limits: BTreeMap<Arc<str>, u64>| limits.into_iter().collect()).unwrap_or_default(),
         escalation: members.read("escalation"),
+        shown: Shown::default(),
         mode: members.read("mode").unwrap_or_default(),
     };
     let named = |key| document.get(key).is_some_and(|value| *value != "");

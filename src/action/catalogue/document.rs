@@ -10,7 +10,7 @@ use super::{
     Narrowness, resource,
 };
 use crate::{
-    json::{self, Fault},
+    json::{self, Fault, Shown},
     request::{Address, Request},
     segments::Width,
     verdict::{Class, Mode, Sensitivity, Tier},
@@ -260,6 +260,7 @@ fn entry(name: &str, value: &Value) -> Result<Written, Vec<Fault>> {
         forbid_after: raw.forbid_after,
         grant: raw.grant,
         mode: raw.mode,
+        shown: Shown::default(),
     };
     Ok(Written { entry: Arc::new(entry), resource: raw.resource, matches })
 }

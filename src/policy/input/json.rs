@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io::Write as _};
 use serde_json::{Map, Value as Json};
 
 use super::{Name, Sink};
+use crate::json::Shown;
 
 /// The members of one object, written as they come.
 pub(super) struct Members<'a, F> {
@@ -140,6 +141,20 @@ impl<F: Fn(&str, &str, Option<&str>) -> Option<String>> Sink for Members<'_, F> 
             }
         });
         self.own = outer;
+    }
+
+    fn constant(&mut self, shown: &Shown, fill: impl FnOnce(&mut Self)) {
+        if let Some(text) = shown.get() {
+            if !text.is_empty() {
+                self.comma();
+                self.out.extend_from_slice(text);
+            }
+            return;
+        }
+        let before = self.out.len();
+        fill(self);
+        let made = self.out.get(before..).unwrap_or_default();
+        shown.set(made.strip_prefix(b",").unwrap_or(made));
     }
 
     fn texts<'a>(&mut self, name: &Name, items: impl Iterator<Item = &'a str>) {

@@ -2,7 +2,7 @@
 
 use super::{Sink, names::NAMES};
 use crate::{
-    action::{Action, Mcp, Resource},
+    action::{Action, Entry, Mcp, Resource},
     clock::Now,
     context::Context,
     request::Request,
@@ -21,13 +21,7 @@ pub(super) fn action(action: &Action, context: &Context, request: &Request, sink
         sink.text(&NAMES.error, error);
     }
     if let Some(entry) = &action.entry {
-        sink.text(&NAMES.name, &entry.name);
-        sink.text(&NAMES.sensitivity, entry.sensitivity.as_str());
-        sink.flag(&NAMES.public, entry.is_public);
-        sink.texts(&NAMES.adds, entry.adds.iter().map(|adds| &*adds.label));
-        sink.texts(&NAMES.requires, entry.requires.iter().map(|label| &**label));
-        sink.texts(&NAMES.forbid_after, entry.forbid_after.iter().map(|label| &**label));
-        sink.text(&NAMES.grant, entry.grant.as_str());
+        sink.constant(&entry.shown, |sink| entry_members(entry, sink));
     }
     if let Some(resource) = &action.resource {
         sink.object(&NAMES.resource, |sink| resource_members(resource, sink));
@@ -51,6 +45,16 @@ pub(super) fn action(action: &Action, context: &Context, request: &Request, sink
             sink.text(&NAMES.method, method);
         });
     }
+}
+
+fn entry_members(entry: &Entry, sink: &mut impl Sink) {
+    sink.text(&NAMES.name, &entry.name);
+    sink.text(&NAMES.sensitivity, entry.sensitivity.as_str());
+    sink.flag(&NAMES.public, entry.is_public);
+    sink.texts(&NAMES.adds, entry.adds.iter().map(|adds| &*adds.label));
+    sink.texts(&NAMES.requires, entry.requires.iter().map(|label| &**label));
+    sink.texts(&NAMES.forbid_after, entry.forbid_after.iter().map(|label| &**label));
+    sink.text(&NAMES.grant, entry.grant.as_str());
 }
 
 fn resource_members(resource: &Resource, sink: &mut impl Sink) {
@@ -106,7 +110,12 @@ fn part(part: &Part, sink: &mut impl Sink) {
 
 pub(super) fn workload(entry: Option<&Workload>, sink: &mut impl Sink) {
     sink.flag(&NAMES.registered, entry.is_some());
-    let Some(entry) = entry else { return };
+    if let Some(entry) = entry {
+        sink.constant(&entry.shown, |sink| workload_members(entry, sink));
+    }
+}
+
+fn workload_members(entry: &Workload, sink: &mut impl Sink) {
     let texts = [
         (&NAMES.owner, &entry.owner),
         (&NAMES.team, &entry.team),

@@ -57,6 +57,7 @@ fn context() -> Context {
         forbid_after: Vec::new(),
         grant: GrantRule::Never,
         mode: Mode::Enforce,
+        shown: Shown::default(),
     };
     let past = Past {
         n: 1,
@@ -93,6 +94,7 @@ fn context() -> Context {
         limits: vec![("orders.read".into(), 5)],
         escalation: None,
         mode: Mode::Enforce,
+        shown: Shown::default(),
     };
     Context {
         action: Action {

@@ -6,7 +6,7 @@ use regorus::Value;
 use serde_json::{Map, Value as Json};
 
 use super::{Name, Sink};
-use crate::policy::wanted::Wanted;
+use crate::{json::Shown, policy::wanted::Wanted};
 
 /// The members of one object.
 pub(super) struct Members<'w> {
@@ -61,6 +61,10 @@ impl Sink for Members<'_> {
             });
             Value::from(objects.collect::<BTreeMap<_, _>>())
         });
+    }
+
+    fn constant(&mut self, _: &Shown, fill: impl FnOnce(&mut Self)) {
+        fill(self);
     }
 
     fn texts<'a>(&mut self, name: &Name, items: impl Iterator<Item = &'a str>) {
