@@ -2,7 +2,12 @@
 
 use std::{env, error::Error, fs, path::Path};
 
-const FILES: [&str; 3] = ["proto/doorward/v1/session.proto", "proto/doorward/v1/tail.proto", "proto/doorward/v1/explain.proto"];
+const FILES: [&str; 4] = [
+    "proto/doorward/v1/session.proto",
+    "proto/doorward/v1/tail.proto",
+    "proto/doorward/v1/explain.proto",
+    "proto/doorward/v1/revocation.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -8,6 +8,7 @@ mod download;
 mod keys;
 mod operations;
 mod reload;
+mod state;
 mod upload;
 mod workload;
 
@@ -127,9 +128,8 @@ impl App {
         let descriptors = Arc::new(Descriptors::default());
         descriptors.reload(config.policy.proto_descriptor.as_deref()).context("loading the descriptors of gRPC messages")?;
         let tokens = Arc::new(Tokens::new(&config.tokens, Arc::clone(&trust)).context("loading the API keys")?);
-        let logs = telemetry.logger();
         let (recorder, records) =
-            Recorder::start(&masked(&config), &instance, telemetry.metrics(), logs, &policies, recent.clone())
+            Recorder::start(&masked(&config), &instance, telemetry.metrics(), telemetry.logger(), &policies, recent.clone())
                 .context("starting the records")?;
         let readiness = Readiness::default();
         let authorizer = Arc::new(Authorizer::new(authorizer::Parts {
@@ -137,6 +137,7 @@ impl App {
             identity: Identity::new(Arc::clone(&trust), Arc::clone(&own)),
             tokens: Arc::clone(&tokens),
             sessions: open_sessions(&config, &policies)?,
+            revocations: state::open(&config)?,
             policies: Arc::clone(&policies),
             permits: Arc::new(Permits::new(evaluators, config.limits.queue)),
             recorder: recorder.clone(),
@@ -147,7 +148,7 @@ impl App {
             let _inside = decisions.enter();
             bind(&config.listeners, occupied, &trust, &own)?
         };
-        let control = control::bind(&config, occupied, recent, &policies, &recorder, &metrics, authorizer.sessions())?;
+        let control = control::bind(&config, occupied, recent, &policies, &recorder, &authorizer, &instance)?;
         let operations = TcpListener::bind(config.operations.address)
             .await
             .with_context(|| format!("cannot listen on `{}` (`operations.address`)", config.operations.address))?;
@@ -256,6 +257,7 @@ impl App {
         if let (Some(outbox), Some(part)) = (records.outbox(), config.records.upload.clone()) {
             tokio::spawn(upload::run(Arc::clone(outbox), part, Arc::clone(&reloader.own), telemetry.metrics()));
         }
+        tokio::spawn(state::keep(Arc::clone(authorizer.revocations()), telemetry.metrics(), stop.clone()));
         tokio::spawn(keep_sessions(Arc::clone(authorizer.sessions()), config.sessions.save, telemetry.metrics(), stop.clone()));
 
         let failed = tokio::select! {

@@ -3,8 +3,10 @@
 
 mod behaviour;
 mod caller;
+mod finish;
 mod gates;
 mod permit;
+mod revoked;
 mod shadow;
 pub mod trial;
 
@@ -18,11 +20,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use self::{
-    behaviour::Behaviour,
-    caller::Caller,
-    shadow::{Said, Taken},
-};
+use self::{behaviour::Behaviour, caller::Caller, shadow::Taken};
 pub use self::{
     permit::Permits,
     shadow::{Shadow, ShadowSettings},
@@ -40,17 +38,19 @@ use crate::{
     inventory::{Credentials, Presenter, Reuse},
     policy::{
         Drawn, PolicySet, PolicyStore,
-        decision::{Answer, Outcome, read},
+        decision::{Outcome, read},
         input::{Facts, Here, Input},
     },
-    record::{ActionRecord, Body, DecisionRecord, KeptInput, PeerRecord, PolicyRef, Record, Recorder},
+    record::{KeptInput, Recorder},
     request::Request,
+    revocation::{Backdates, Revocation, Revocations},
     session::{Intent, Key, Sessions},
+    state::Epoch,
     telemetry::{
         metrics::{Metrics, RecordKind, RecordResult, Stage},
         trace::TraceIds,
     },
-    verdict::{Decision, Mode, Protocol, Reason, Signal, SignalName, Tier},
+    verdict::{Decision, Mode, Protocol, Reason, Signal, SignalName},
 };
 
 /// A route says by this context extension, set in Envoy's configuration and never by a client, that it takes ambiguous
@@ -74,6 +74,8 @@ pub struct Settings {
     pub challenge: Option<Challenge>,
     /// Go on where a session may have been forgotten (`sessions.incomplete: allow`).
     pub incomplete_sessions: bool,
+    /// When certificates were issued, for revocations of what was issued before an instant.
+    pub backdates: Arc<Backdates>,
 }
 
 /// The part of a `WWW-Authenticate` that stands in the configuration.
@@ -85,7 +87,7 @@ pub struct Challenge {
 
 impl Settings {
     pub fn new(config: &config::Config) -> Self {
-        let config::Config { mode, answer, records, policy, tokens, sessions, .. } = config;
+        let config::Config { mode, answer, records, policy, tokens, sessions, trust, .. } = config;
         let challenge = (!tokens.takes_nothing())
             .then(|| Challenge { resource_metadata: tokens.resource_metadata.as_ref().map(|url| url.as_str().into()) });
         Self {
@@ -94,6 +96,7 @@ impl Settings {
             write: records.write,
             challenge,
             incomplete_sessions: sessions.incomplete == config::Incomplete::Allow,
+            backdates: Arc::new(Backdates::new(trust)),
             ..Self::of_policy(policy)
         }
     }
@@ -110,6 +113,7 @@ impl Settings {
             shadow: ShadowSettings::new(policy),
             challenge: None,
             incomplete_sessions: false,
+            backdates: Arc::default(),
         }
     }
 }
@@ -165,6 +169,7 @@ pub struct Parts {
     pub identity: Identity,
     pub tokens: Arc<Tokens>,
     pub sessions: Arc<Sessions>,
+    pub revocations: Arc<Revocations>,
     pub policies: Arc<PolicyStore>,
     pub permits: Arc<Permits>,
     pub recorder: Recorder,
@@ -181,6 +186,7 @@ pub struct Authorizer {
     /// Who presented which credential.
     credentials: Credentials,
     sessions: Arc<Sessions>,
+    revocations: Arc<Revocations>,
     policies: Arc<PolicyStore>,
     permits: Arc<Permits>,
     recorder: Recorder,
@@ -191,9 +197,14 @@ pub struct Authorizer {
 /// What was found out on the way to a decision, for its record.
 #[derive(Default)]
 struct Findings {
+    caller: Option<Caller>,
     peer: Option<Arc<Peer>>,
     principal: Option<Arc<str>>,
     context: Option<Context>,
+    /// The control state that the call was decided under.
+    epoch: Option<Epoch>,
+    /// What the call fell under.
+    revocation: Option<Arc<Revocation>>,
     /// What was appended to a session, and which.
     intent: Option<Intent>,
     session: Option<(Key, u64)>,
@@ -208,6 +219,15 @@ struct Findings {
     taken: Option<Taken>,
 }
 
+impl Findings {
+    /// The denial of what was revoked.
+    fn revoked(&mut self, hit: Arc<Revocation>) -> (Reason, Option<String>) {
+        let detail = hit.text();
+        self.revocation = Some(hit);
+        (Reason::Revoked, Some(detail))
+    }
+}
+
 /// One call, with what was found out about its caller.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
@@ -215,6 +235,8 @@ struct Asked<'a> {
     request: &'a Request,
     caller: &'a Caller,
     id: Uuid,
+    /// As it was when the call came.
+    epoch: Option<Epoch>,
 }
 
 impl<'a> Asked<'a> {
@@ -223,15 +245,16 @@ impl<'a> Asked<'a> {
     }
 
     fn facts(&self, context: &'a Context, own_id: Option<&'a str>) -> Facts<'a> {
-        Facts { own_id, ..self.caller.facts(self.request, context, &self.call.listener.here, self.call.now) }
+        let facts = self.caller.facts(self.request, context, &self.call.listener.here, self.call.now);
+        Facts { own_id, epoch: self.epoch, ..facts }
     }
 }
 
 impl Authorizer {
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, identity, tokens, sessions, policies, permits, recorder, shadow, metrics } = parts;
+        let Parts { settings, identity, tokens, sessions, revocations, policies, permits, recorder, shadow, metrics } = parts;
         let (settings, credentials) = (ArcSwap::from_pointee(settings), Credentials::default());
-        Self { settings, identity, tokens, credentials, sessions, policies, permits, recorder, shadow, metrics }
+        Self { settings, identity, tokens, credentials, sessions, revocations, policies, permits, recorder, shadow, metrics }
     }
 
     /// The settings in force.
@@ -246,6 +269,10 @@ impl Authorizer {
 
     pub const fn sessions(&self) -> &Arc<Sessions> {
         &self.sessions
+    }
+
+    pub const fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
     }
 
     /// Our own SPIFFE ID, where we have an SVID.
@@ -287,9 +314,16 @@ impl Authorizer {
             };
             Context::gather(documents, request, caller.peer.as_deref(), signals, call.now)
         };
-        let refused = caller.refused(call.settings.compat);
+        let snapshot = self.revocations.current();
+        findings.epoch = snapshot.epoch;
+        let revoked = || revoked::check(&snapshot, call, &caller, &context);
+        let refused = match caller.refused(call.settings.compat) {
+            Some(reason) => Some((reason, None)),
+            None => revoked().map(|hit| findings.revoked(hit)),
+        };
+        drop(snapshot);
         let refused = refused_before(call.settings.compat, request, refused, unparsable);
-        let asked = Asked { call, request, caller: &caller, id };
+        let asked = Asked { call, request, caller: &caller, id, epoch: findings.epoch };
         let outcome = match (refused, policy) {
             (Some((reason, detail)), _) => {
                 findings.input = self.keep(&asked.facts(&context, self.identity.own_id().as_deref()));
@@ -298,11 +332,35 @@ impl Authorizer {
             (None, None) => asked.denied(Reason::NoPolicy, None),
             (None, Some(policy)) => {
                 let outcome = self.decide(&asked, &policy, &mut context, findings).await;
-                if context.is_observed(policy.documents().tiers) { outcome.observed() } else { outcome }
+                let outcome = if context.is_observed(policy.documents().tiers) { outcome.observed() } else { outcome };
+                match outcome.goes_through().then(|| self.revoked_since(call, &caller, &context, &mut findings.epoch)).flatten() {
+                    Some(hit) => {
+                        let (reason, detail) = findings.revoked(hit);
+                        asked.denied(reason, detail)
+                    }
+                    None => outcome,
+                }
             }
         };
+        findings.caller = Some(caller);
         findings.context = Some(context);
         outcome
+    }
+
+    /// What the call fell under while it waited. Nothing is asked where nothing has changed since `epoch`.
+    fn revoked_since(
+        &self,
+        call: &Call<'_>,
+        caller: &Caller,
+        context: &Context,
+        epoch: &mut Option<Epoch>,
+    ) -> Option<Arc<Revocation>> {
+        let snapshot = self.revocations.current();
+        if snapshot.epoch == *epoch {
+            return None;
+        }
+        *epoch = snapshot.epoch;
+        revoked::check(&snapshot, call, caller, context)
     }
 
     /// Asks the policy, once nothing stands against it that no policy can lift.
@@ -430,90 +488,6 @@ impl Authorizer {
         self.recorder.keep(facts, certificate)
     }
 
-    /// Writes the record, which may still turn an allow into a denial, and counts.
-    async fn finish(&self, call: &Call<'_>, request: &Request, mut outcome: Outcome, findings: Findings) -> Decided {
-        let Findings { peer, principal, context, intent, session, input, policy, result, drawn, evaluation, taken } = findings;
-        if let (Some(taken), Some(policy)) = (taken, &policy) {
-            self.shadow.compare(taken, &Said { outcome: &outcome, result: result.as_ref(), policy, rule: &call.settings.rule });
-        }
-        let began = Clock::now();
-        self.metrics.peer_proved(peer.as_ref().map(|peer| peer.evidence));
-        let answer = outcome.answer.as_ref();
-        let protocol = context.as_ref().map_or_else(|| request.protocol(), |context| context.action.protocol);
-        let record = DecisionRecord {
-            decision: outcome.decision,
-            enforced: outcome.mode == Mode::Enforce,
-            reason: outcome.reason,
-            rule: answer.and_then(|answer| answer.rule.clone()),
-            policy_reason: answer.and_then(|answer| answer.reason.clone()),
-            detail: outcome.detail.clone().or_else(|| answer.and_then(warnings)),
-            result,
-            drawn,
-            mode: outcome.mode,
-            protocol,
-            listener: Arc::clone(&call.listener.name),
-            principal: principal.clone(),
-            action: context.as_ref().map(|context| ActionRecord::new(context, session.as_ref().map(|(_, id)| *id))),
-            peer: peer.map(|peer| PeerRecord {
-                spiffe_id: Arc::clone(&peer.text),
-                evidence: peer.evidence,
-                sha256: peer.x509.as_ref().map(|x509| Arc::clone(&x509.sha256)),
-            }),
-            input,
-            policy: policy.as_ref().map(|policy| PolicyRef::new(policy, Arc::clone(&call.settings.rule))),
-            lease: outcome.lease,
-            latency: call.started.elapsed(),
-            request_id: request.http.as_ref().and_then(|http| http.headers.get("x-request-id")).map(str::to_owned),
-            trace: call.trace,
-        };
-        let record = Record { id: outcome.id, at: call.now, body: Body::Decision(Arc::new(record)) };
-        let write = match &context {
-            Some(context) if context.tier == Tier::Strict => RecordWrite::Commit,
-            _ => call.settings.write,
-        };
-        match write {
-            RecordWrite::Offer => self.recorder.offer(record),
-            RecordWrite::Commit => {
-                let committed = tokio::time::timeout_at(call.deadline, self.recorder.commit(record)).await;
-                let failure = match committed {
-                    Ok(Ok(())) => None,
-                    Ok(Err(error)) => Some(error.to_string()),
-                    Err(_) => Some("the record was not on disk in time".to_owned()),
-                };
-                if let Some(detail) = failure {
-                    outcome = Outcome::denied(outcome.id, outcome.mode, Reason::RecordUnavailable, Some(detail));
-                }
-            }
-        }
-        self.metrics.stage(Stage::Record, began.elapsed());
-        self.metrics.decided(outcome.decision, outcome.reason, protocol, outcome.mode);
-        if let (Some(principal), Some((key, _))) = (&principal, &session) {
-            self.settle(call, &outcome, intent, principal, key);
-        }
-        Decided { outcome, policy, evaluation, context }
-    }
-
-    /// What an answer does to the session. Only a denial that is enforced, and that nobody waits for any more, takes its
-    /// intent back: after a timeout the call may have been let through by someone who did not hear of it.
-    fn settle(&self, call: &Call<'_>, outcome: &Outcome, intent: Option<Intent>, principal: &Arc<str>, key: &Key) {
-        let timed_out = matches!(outcome.reason, Reason::DeadlineExceeded | Reason::PolicyTimeout | Reason::RecordUnavailable);
-        match (outcome.decision, outcome.mode, intent) {
-            (Decision::Deny, Mode::Enforce, Some(intent)) if !timed_out => {
-                self.sessions.outcome(intent, Decision::Deny, call.now);
-            }
-            (Decision::Allow, _, Some(intent)) => self.sessions.outcome(intent, Decision::Allow, call.now),
-            (Decision::Deny, _, Some(_)) => {}
-            (_, _, None) => self.sessions.denied(principal),
-        }
-        let Some(answer) = outcome.carried() else { return };
-        if !answer.labels.is_empty() {
-            self.sessions.label(principal, &answer.labels, call.now);
-        }
-        if answer.end_session {
-            self.sessions.end(principal, key, call.now);
-        }
-    }
-
     /// The answer after a panic on the way: counted as a denial and as a lost record, because none tells of it.
     pub fn broken(&self, settings: &Settings) -> Outcome {
         let outcome = Outcome::denied(Uuid::now_v7(), settings.mode, Reason::InternalError, None);
@@ -528,11 +502,11 @@ impl Authorizer {
 fn refused_before(
     compat: Option<Compat>,
     request: &Request,
-    invalid: Option<Reason>,
+    invalid: Option<(Reason, Option<String>)>,
     unparsable: Option<String>,
 ) -> Option<(Reason, Option<String>)> {
     match (invalid, unparsable) {
-        (Some(reason), _) => Some((reason, None)),
+        (Some(refused), _) => Some(refused),
         (_, Some(detail)) => Some((Reason::RequestParseError, Some(detail))),
         _ if compat.is_none() && takes_no_such_path(request) => Some((Reason::AmbiguousPath, None)),
         _ => None,
@@ -556,10 +530,4 @@ pub fn xfcc(request: &Request) -> Option<&str> {
 fn takes_no_such_path(request: &Request) -> bool {
     request.http.as_ref().is_some_and(|http| http.url.is_dangerous())
         && request.context_extensions.get(AMBIGUOUS_PATHS).is_none_or(|value| value != "allow")
-}
-
-/// What the author of the policy should know of an answer that was carried out otherwise than written.
-fn warnings(answer: &Answer) -> Option<String> {
-    let texts: Vec<String> = answer.warnings.iter().map(ToString::to_string).collect();
-    (!texts.is_empty()).then(|| texts.join("; "))
 }

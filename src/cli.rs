@@ -11,6 +11,8 @@ mod explain;
 mod generate;
 mod health;
 mod question;
+mod revocations;
+mod revoke;
 mod serve;
 mod session;
 mod source;
@@ -67,6 +69,7 @@ Examples:
   doorward tail --decision deny             decisions as they are made
   doorward explain ID                       why one was made
   doorward session list                     what callers did lately
+  doorward revoke --spiffe-id ID --reason … refuse a workload from now on
 
 Exit codes: 0 done, 1 failed, 2 denied, 3 invalid";
 
@@ -97,6 +100,11 @@ enum Command {
     /// List, show and end sessions: what callers did, one after the other
     #[command(subcommand)]
     Session(session::Command),
+    /// Revoke what is no longer good: an identity, a certificate, a token, a session
+    Revoke(Box<revoke::Args>),
+    /// List what is revoked
+    #[command(subcommand)]
+    Revocations(revocations::Command),
     /// Print a completion script for a shell
     Completion(completion::Args),
 }
@@ -132,6 +140,8 @@ pub fn main() -> ExitCode {
         Command::Tail(args) => tail::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Session(command) => session::run(&command),
+        Command::Revoke(args) => revoke::run(&args),
+        Command::Revocations(command) => revocations::run(&command),
         Command::Completion(args) => completion::run(&args),
     };
     exit.into()

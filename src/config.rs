@@ -10,6 +10,7 @@ mod file;
 mod node;
 mod place;
 mod sessions;
+mod state;
 mod tokens;
 mod trusted;
 mod units;
@@ -33,6 +34,7 @@ pub use self::{
     node::{Node, Value},
     place::Place,
     sessions::{Incomplete, Sessions},
+    state::{MemoryState, State},
     tokens::{ApiKeys, Dpop, Foreign, Issuer, IssuerKind, JwtSvid, TokenAlgorithm, Tokens},
     trusted::{BundleSource, Domain, OnStale, Own, Shown, Tls, Trust},
     units::{Address, FileMode, PlaceName, Size, Span, WorkloadEndpoint},
@@ -60,6 +62,8 @@ pub struct Config {
     pub policy: Policy,
     #[serde(default)]
     pub sessions: Sessions,
+    #[serde(default)]
+    pub state: State,
     #[serde(default)]
     pub answer: Answer,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -546,6 +550,8 @@ impl Config {
             resolve(key);
         }
         self.sessions.snapshot.iter_mut().for_each(resolve);
+        self.state.path_mut().into_iter().for_each(resolve);
+        self.control.iter_mut().filter_map(|control| control.signing_key.as_mut()).for_each(resolve);
         self.records.upload.iter_mut().flat_map(Upload::paths_mut).for_each(resolve);
     }
 }

@@ -6,6 +6,7 @@ mod guard;
 mod line;
 mod pattern;
 pub mod proto;
+mod revocation;
 mod session;
 mod tail;
 
@@ -21,9 +22,10 @@ use self::{
     explain::Explain,
     guard::Guard,
     proto::v1::{
-        explain_service_server::ExplainServiceServer, session_service_server::SessionServiceServer,
-        tail_service_server::TailServiceServer,
+        explain_service_server::ExplainServiceServer, revocation_service_server::RevocationServiceServer,
+        session_service_server::SessionServiceServer, tail_service_server::TailServiceServer,
     },
+    revocation::RevocationApi,
     session::SessionApi,
     tail::Tail,
 };
@@ -32,6 +34,7 @@ use crate::{
     listener::{Connection, Stranger},
     policy::PolicyStore,
     record::{Recorder, find::Finder, recent::Recent},
+    revocation::Revocations,
     session::Sessions,
     telemetry::metrics::Metrics,
 };
@@ -50,8 +53,10 @@ pub struct Parts {
     pub recent: Arc<Recent>,
     /// Where decisions are written to, if that is a file.
     pub file: Option<FileSink>,
-    pub metrics: Arc<Metrics>,
     pub sessions: Arc<Sessions>,
+    pub revocations: Arc<Revocations>,
+    /// Names this start of this process.
+    pub instance: String,
 }
 
 /// Serves until `stop`, then ends the calls that have no end of their own and returns when the others are answered.
@@ -60,17 +65,20 @@ pub struct Parts {
 /// When the server fails.
 pub async fn serve(
     parts: Parts,
+    metrics: Arc<Metrics>,
     connections: impl Stream<Item = std::io::Result<Connection>>,
     mut strangers: mpsc::Receiver<Stranger>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let Parts { policies, recorder, recent, file, metrics, sessions } = parts;
+    let Parts { policies, recorder, recent, file, sessions, revocations, instance } = parts;
     let guard = Arc::new(Guard::new(Arc::clone(&policies), recorder, metrics));
     let tail = Tail::new(Arc::clone(&guard), Arc::clone(&recent), stop.clone());
     let explain = Explain::new(Arc::clone(&guard), Finder::new(recent, file), policies);
+    let revocations = RevocationApi::new(Arc::clone(&guard), revocations, Arc::clone(&sessions), instance);
     let sessions = SessionServiceServer::new(SessionApi::new(Arc::clone(&guard), sessions));
     let services = Routes::new(TailServiceServer::new(tail).max_decoding_message_size(MESSAGE))
         .add_service(ExplainServiceServer::new(explain).max_decoding_message_size(MESSAGE))
+        .add_service(RevocationServiceServer::new(revocations).max_decoding_message_size(MESSAGE))
         .add_service(sessions.max_decoding_message_size(MESSAGE));
     let watch = Arc::clone(&guard);
     let turned_away = async move {

@@ -25,7 +25,7 @@ mod api_key;
 mod binding;
 pub mod caller;
 mod claims;
-mod delegation;
+pub mod delegation;
 mod dpop;
 mod jwt;
 pub mod keys;

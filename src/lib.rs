@@ -27,12 +27,15 @@ mod context;
 mod inventory;
 mod risk;
 
+mod revocation;
 mod session;
 mod workload;
 
 mod action;
 
 mod identity;
+
+mod state;
 
 mod telemetry;
 

@@ -37,6 +37,7 @@ use crate::{
     config,
     context::Context,
     policy::{Drawn, PolicySet, PolicyStore, input::Facts},
+    state::Epoch,
     telemetry::{
         metrics::{Compared, Metrics, RecordKind},
         trace::TraceIds,
@@ -118,7 +119,7 @@ impl Body {
 }
 
 /// What a decision leaves: enough to decide again, and the answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DecisionRecord {
     pub decision: Decision,
     /// False where the answer was let through in spite of the decision.
@@ -150,6 +151,10 @@ pub struct DecisionRecord {
     pub latency: Duration,
     /// `x-request-id` of the request.
     pub request_id: Option<String>,
+    /// The control state that the call was decided under.
+    pub epoch: Option<Epoch>,
+    /// What the call fell under.
+    pub revocation: Option<Uuid>,
     pub trace: Option<TraceIds>,
 }
 

@@ -296,6 +296,12 @@ impl Sessions {
         memory.list(after, limit, now, wanted)
     }
 
+    /// Principals with a session that lives, of those that `wanted` takes.
+    pub fn principals(&self, now: Now, wanted: impl Fn(&str) -> bool) -> usize {
+        let Store::Memory(memory) = &self.store;
+        memory.count(now, wanted)
+    }
+
     /// One session with its path.
     pub fn show(&self, id: u64, now: Now) -> Option<(Listed, View)> {
         let Store::Memory(memory) = &self.store;

@@ -338,6 +338,8 @@ reasons! {
     ApiKeyExpired => "api_key_expired",
     /// An API key is not for this workload.
     ApiKeyWorkload => "api_key_workload",
+    /// The caller, one of its credentials, or the session was revoked.
+    Revoked => "revoked",
     /// The tier of the action wants more proof of the caller than there is.
     TierEvidence => "tier_evidence",
     /// The tier of the action does not take a call whose action is not known.

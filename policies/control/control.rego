@@ -15,9 +15,13 @@ allow if {
 
 looking := {
 	"doorward.v1.ExplainService/Explain",
+	"doorward.v1.RevocationService/List",
 	"doorward.v1.SessionService/List",
 	"doorward.v1.SessionService/Show",
 	"doorward.v1.TailService/Follow",
 }
 
-taking := {"doorward.v1.SessionService/End"}
+taking := {
+	"doorward.v1.RevocationService/Revoke",
+	"doorward.v1.SessionService/End",
+}

@@ -7,17 +7,17 @@ may(caller, method) if control.allow with input as {"caller": caller, "method": 
 
 operator := {"kind": "unix", "uid": 1000, "gid": 1000}
 
-test_whoever_is_at_the_socket_may_look_and_end_sessions if {
+test_whoever_is_at_the_socket_may_look_end_sessions_and_revoke if {
 	every method in [
 		"ExplainService/Explain", "SessionService/List", "SessionService/Show", "SessionService/End",
-		"TailService/Follow",
+		"TailService/Follow", "RevocationService/List", "RevocationService/Revoke",
 	] {
 		may(operator, sprintf("doorward.v1.%s", [method]))
 	}
 }
 
 test_a_user_id_never_approves_or_restores if {
-	every method in ["GrantService/Approve", "GrantService/Request", "RevocationService/Restore", "SessionService/Begin", ""] {
+	every method in ["GrantService/Approve", "GrantService/Request", "RevocationService/Restore", "RevocationService/ApproveRestore", "SessionService/Begin", ""] {
 		not may(operator, sprintf("doorward.v1.%s", [method]))
 		not may(object.union(operator, {"uid": 0}), sprintf("doorward.v1.%s", [method]))
 	}

@@ -7,12 +7,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    authorizer::Authorizer,
     config::{self, Config, Sink},
     control::{self, Parts},
     listener::{self, Callers, Listener, Occupied, Stranger},
     policy::PolicyStore,
     record::{Recorder, recent::Recent},
-    session::Sessions,
     telemetry::metrics::Metrics,
 };
 
@@ -42,8 +42,8 @@ pub(super) fn bind(
     recent: Option<Arc<Recent>>,
     policies: &Arc<PolicyStore>,
     recorder: &Recorder,
-    metrics: &Arc<Metrics>,
-    sessions: &Arc<Sessions>,
+    authorizer: &Authorizer,
+    instance: &str,
 ) -> anyhow::Result<Option<Control>> {
     let (Some(part), Some(recent)) = (&config.control, recent) else { return Ok(None) };
     let own = listener::own_uid().context("finding our own user id")?;
@@ -55,15 +55,16 @@ pub(super) fn bind(
         Sink::File(file) => Some(file.clone()),
         Sink::Stdout | Sink::Off => None,
     };
-    let (policies, recorder, metrics) = (Arc::clone(policies), recorder.clone(), Arc::clone(metrics));
-    let parts = Parts { policies, recorder, recent, file, metrics, sessions: Arc::clone(sessions) };
+    let (policies, recorder) = (Arc::clone(policies), recorder.clone());
+    let (sessions, revocations) = (Arc::clone(authorizer.sessions()), Arc::clone(authorizer.revocations()));
+    let parts = Parts { policies, recorder, recent, file, sessions, revocations, instance: instance.to_owned() };
     Ok(Some(Control { listener, callers, strangers, parts }))
 }
 
 impl Control {
     /// Serves until `stop`.
     pub(super) async fn serve(self, metrics: Arc<Metrics>, stop: CancellationToken) -> anyhow::Result<()> {
-        let connections = self.listener.accept(self.callers, metrics, stop.clone());
-        control::serve(self.parts, connections, self.strangers, stop).await.context("our own API failed")
+        let connections = self.listener.accept(self.callers, Arc::clone(&metrics), stop.clone());
+        control::serve(self.parts, metrics, connections, self.strangers, stop).await.context("our own API failed")
     }
 }

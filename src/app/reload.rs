@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::{
     download::Downloads,
     keys::{self, KeyTasks},
+    state,
     workload::{self, Streams},
 };
 use crate::{
@@ -324,6 +325,7 @@ impl Reloader {
             "policy": self.policies.status(),
             "shadow": config.policy.shadow.as_ref().map(|_| self.shadow.status()),
             "trust": self.trust_status(),
+            "state": state::status(self.authorizer.revocations()),
             "tokens": { "issuers": self.issuers(), "refused": self.tokens_refused.text() },
             "descriptors": { "refused": self.descriptors_refused.text() },
             "certificates": { "refused": self.certificate_refused.text() },

@@ -67,6 +67,7 @@ impl Caller {
             context,
             here,
             own_id: None,
+            epoch: None,
             now,
         }
     }

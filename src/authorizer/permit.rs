@@ -49,6 +49,12 @@ struct Waiter {
 }
 
 impl Permits {
+    /// How many wait for one.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
     /// `permits` evaluations at a time and `queue` waiting, both at least one.
     pub fn new(permits: usize, queue: usize) -> Self {
         let (permits, queue) = (permits.max(1), queue.max(1));

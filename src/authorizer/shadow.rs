@@ -13,7 +13,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{concluded, warnings};
+use super::{concluded, finish::warnings};
 use crate::{
     clock::Now,
     config::{self, Compat},

@@ -78,7 +78,8 @@ pub fn build(asked: &Asked<'_>, policy: &Opened, settings: &Settings, now: Now) 
             // Whoever asks has put our own ID among `here`.
             let facts = caller.facts(request, &context, here, now);
             let document = serde_json::from_slice(&facts.masked(&|_, _, _| None)).unwrap_or_default();
-            let refused = refused_before(settings.compat, request, caller.refused(settings.compat), unparsable.clone());
+            let refused = caller.refused(settings.compat).map(|reason| (reason, None));
+            let refused = refused_before(settings.compat, request, refused, unparsable.clone());
             // There is no session here: the path that led to the call is not judged.
             let tier = || gates::tier(&context, policy.set.documents().tiers, caller.peer.as_deref(), &caller.presented);
             let input = match (refused, tier()) {

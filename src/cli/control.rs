@@ -3,7 +3,9 @@
 
 use std::{borrow::Cow, error::Error as _, io, os::linux::net::SocketAddrExt as _, os::unix::net};
 
+use chrono::DateTime;
 use hyper_util::rt::TokioIo;
+use prost_types::Timestamp;
 use serde_json::Value;
 use tokio::{net::UnixStream, runtime::Builder};
 use tonic::{
@@ -117,6 +119,12 @@ pub(super) fn inert(text: &str) -> Cow<'_, str> {
 /// The text, or a dash where there is none.
 pub(super) fn or_dash(text: &str) -> Cow<'_, str> {
     inert(if text.is_empty() { "-" } else { text })
+}
+
+/// In UTC.
+pub(super) fn time(at: Option<&Timestamp>, form: &str) -> String {
+    let at = at.and_then(|at| DateTime::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?));
+    at.map_or_else(|| "-".to_owned(), |at| at.format(form).to_string())
 }
 
 #[cfg(test)]

@@ -2,14 +2,12 @@
 
 use std::io::IsTerminal as _;
 
-use chrono::DateTime;
 use comfy_table::{Table, presets::NOTHING};
-use prost_types::Timestamp;
 use tonic::{Status, transport::Channel};
 
 use super::{
     Exit, Output,
-    control::{self, inert, or_dash, print_json},
+    control::{self, inert, or_dash, print_json, time},
     mention, print,
 };
 use crate::control::proto::{
@@ -220,10 +218,4 @@ fn add(text: &mut String, whose: &str, behaviour: &Behaviour, coloured: bool) {
         let (decision, class) = (or_dash(&past.decision), inert(&past.class));
         text.push_str(&format!("\n  {:>4}  {at}  {open}{decision:5}{close}  {action}  {class}", past.number));
     }
-}
-
-/// In UTC.
-fn time(at: Option<&Timestamp>, form: &str) -> String {
-    let at = at.and_then(|at| DateTime::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?));
-    at.map_or_else(|| "-".to_owned(), |at| at.format(form).to_string())
 }

@@ -1,7 +1,8 @@
 //! What spans several keys of the configuration: each finding names the key and says what to write instead.
 
 use super::{
-    Address, Config, Download, Listener, Own, PeerProof, Placement, RecordWrite, Shown, Sink, bundle, control, tokens, upload,
+    Address, Config, Download, Listener, Own, PeerProof, Placement, RecordWrite, Shown, Sink, bundle, control, state, tokens,
+    upload,
 };
 
 /// `(key, text)` for each mistake; empty when the configuration can be used.
@@ -57,6 +58,7 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
     if let Some(part) = &config.control {
         control::check(part, config, &mut found);
     }
+    state::check(config, &mut found);
     if config.records.write == RecordWrite::Commit && !matches!(config.records.sink, Sink::File(_)) {
         found.push((
             "records.write".to_owned(),

@@ -1,14 +1,14 @@
 //! Where our own API listens, and for whom.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Address, Config, FileMode};
 
-/// Our own gRPC API, for operators on this host: what `doorward session`, `tail` and `explain` ask. Off unless this section
-/// is there; `control: {}` turns it on.
+/// Our own gRPC API, for operators on this host: what `doorward session`, `revoke`, `tail` and `explain` ask. Off unless this
+/// section is there; `control: {}` turns it on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Control {
@@ -20,6 +20,10 @@ pub struct Control {
     /// call a listener for Envoy may not call here by that.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub uids: BTreeSet<u32>,
+    /// File with the Ed25519 key that signs the control log, as PEM (`openssl genpkey -algorithm ed25519`). Without it a key
+    /// is made beside `state.memory.file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signing_key: Option<PathBuf>,
 }
 
 impl Default for Control {
@@ -28,6 +32,7 @@ impl Default for Control {
             address: Address::Unix("/run/doorward/control/control.sock".into()),
             socket_mode: FileMode::default(),
             uids: BTreeSet::new(),
+            signing_key: None,
         }
     }
 }

@@ -46,6 +46,14 @@ pub struct Admitted<M> {
     pub message: M,
     /// What the policy was asked, to be asked again.
     pub question: Question,
+    entry: Arc<Entry>,
+}
+
+impl<M> Admitted<M> {
+    /// Says in the record of the call what came of it.
+    pub fn note(&self, text: String) {
+        self.entry.found().detail = Some(text);
+    }
 }
 
 /// What the policy is asked: all of its input but the time.
@@ -94,7 +102,7 @@ impl Guard {
         match self.ask(&question).await {
             Ok(()) => {
                 entry.found().decision = Decision::Allow;
-                Ok(Admitted { message, question })
+                Ok(Admitted { message, question, entry: Arc::clone(entry) })
             }
             Err(why) => {
                 tracing::warn!(method = entry.method, uid = entry.caller.uid, why, "refused a call of our own API");
@@ -150,6 +158,11 @@ impl Guard {
 }
 
 impl Question {
+    /// Who asks, as a revocation names its author.
+    pub fn author(&self) -> String {
+        format!("uid {}", self.caller.uid)
+    }
+
     fn input(&self, now: Now) -> Value {
         let Self { method, caller: Caller { uid, gid, pid }, request } = self;
         let mut caller = json!({"kind": "unix", "uid": uid, "gid": gid});

@@ -5,7 +5,10 @@ use std::sync::LazyLock;
 
 use prost::Name;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_types::Timestamp;
 use serde_json::Value;
+
+use crate::clock::Now;
 
 #[allow(clippy::all, clippy::restriction, clippy::nursery, clippy::pedantic, unused_qualifications, reason = "generated")]
 pub mod v1 {
@@ -14,6 +17,12 @@ pub mod v1 {
 
 static DESCRIPTORS: LazyLock<Option<DescriptorPool>> =
     LazyLock::new(|| DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/doorward.bin")).as_slice()).ok());
+
+/// An instant, as messages tell it.
+pub fn timestamp(at: Now) -> Option<Timestamp> {
+    let since = at.since_epoch();
+    Some(Timestamp { seconds: i64::try_from(since.as_secs()).ok()?, nanos: i32::try_from(since.subsec_nanos()).ok()? })
+}
 
 /// Every method, as `doorward.v1.Service/Method`.
 pub fn methods() -> impl Iterator<Item = String> {
@@ -41,7 +50,7 @@ mod tests {
 
     #[test]
     fn messages_become_json() {
-        let at = Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 5 });
+        let at = Some(Timestamp { seconds: 1_800_000_000, nanos: 5 });
         let decision =
             v1::Decision { id: "i".to_owned(), at, enforced: true, policy_reason: "r".to_owned(), ..v1::Decision::default() };
         let expected = json!({"id": "i", "at": "2027-01-15T08:00:00.000000005Z", "enforced": true, "policy_reason": "r"});

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use prost_types::Timestamp;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 use tonic::{Request, Response, Status};
 
 use super::{
     guard::Guard,
     pattern::Pattern,
-    proto::v1::{
-        ActionCount, Behaviour, EndSessionRequest, EndSessionResponse, ListSessionsRequest, ListSessionsResponse, PastAction,
-        Session, ShowSessionRequest, ShowSessionResponse, session_service_server::SessionService,
+    proto::{
+        timestamp,
+        v1::{
+            ActionCount, Behaviour, EndSessionRequest, EndSessionResponse, ListSessionsRequest, ListSessionsResponse, PastAction,
+            Session, ShowSessionRequest, ShowSessionResponse, session_service_server::SessionService,
+        },
     },
 };
 use crate::{
@@ -110,11 +112,6 @@ fn name(id: u64) -> String {
 fn parse(name: &str) -> Option<u64> {
     let is_name = name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_name.then(|| u64::from_str_radix(name, 16).ok()).flatten()
-}
-
-fn timestamp(at: Now) -> Option<Timestamp> {
-    let since = at.since_epoch();
-    Some(Timestamp { seconds: i64::try_from(since.as_secs()).ok()?, nanos: i32::try_from(since.subsec_nanos()).ok()? })
 }
 
 impl From<Listed> for Session {

@@ -1,5 +1,6 @@
 //! Our own API over a real Unix socket: who is let be and what is recorded of it, decisions followed and explained.
 
+mod revocation;
 mod session;
 
 use std::{fs, path::Path, path::PathBuf};
@@ -43,6 +44,7 @@ struct Api {
     recorder: Recorder,
     policies: Arc<PolicyStore>,
     sessions: Arc<Sessions>,
+    revocations: Arc<Revocations>,
     config: config::Policy,
     stop: CancellationToken,
     _records: Handle,
@@ -62,7 +64,10 @@ impl Api {
             Recorder::start(&records, "i", Arc::clone(&metrics), None, &policies, Some(Arc::clone(&recent))).unwrap();
         let config = config::Policy::at(folder.path().join("policy"));
         let sessions = Arc::new(Sessions::open(&config::Sessions::default(), clock::now()).unwrap());
-        let api = Self { recorder, policies, sessions, config, stop: CancellationToken::new(), _records: handle, folder };
+        let kept = config::MemoryState { file: Some(folder.path().join("control.redb")), volatile: false };
+        let revocations = Arc::new(Revocations::open(&config::State::Memory(kept), None, clock::now()).unwrap());
+        let api =
+            Self { recorder, policies, sessions, revocations, config, stop: CancellationToken::new(), _records: handle, folder };
         if !control.is_empty() {
             api.put(DECIDES, control);
         }
@@ -72,8 +77,10 @@ impl Api {
         let listener = Listener::bind(&Address::Unix(api.socket()), mode, Occupied::Refuse).unwrap();
         let connections = listener.accept(Callers::Operators(vec![uid], told), Arc::clone(&metrics), api.stop.clone());
         let (policies, recorder) = (Arc::clone(&api.policies), api.recorder.clone());
-        let parts = Parts { policies, recorder, recent, file: Some(file), sessions: Arc::clone(&api.sessions), metrics };
-        tokio::spawn(serve(parts, connections, strangers, api.stop.clone()));
+        let (sessions, revocations) = (Arc::clone(&api.sessions), Arc::clone(&api.revocations));
+        let instance = "test-instance".to_owned();
+        let parts = Parts { policies, recorder, recent, file: Some(file), sessions, revocations, instance };
+        tokio::spawn(serve(parts, metrics, connections, strangers, api.stop.clone()));
         api
     }
 

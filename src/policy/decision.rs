@@ -255,6 +255,11 @@ impl Outcome {
         self.answer.as_ref().filter(|answer| answer.decision == self.decision)
     }
 
+    /// Whether the call goes on: it is allowed, or its denial is only recorded.
+    pub fn goes_through(&self) -> bool {
+        self.decision == Decision::Allow || self.mode == Mode::Observe
+    }
+
     /// True only if a policy's answer says so and nothing denied after it.
     pub fn is_allow(&self) -> bool {
         self.decision == Decision::Allow && self.carried().is_some()

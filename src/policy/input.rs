@@ -16,7 +16,7 @@ use serde_json::Map;
 
 pub(super) use self::value::from_json;
 use self::{
-    known::{action, risk_members, session, workload},
+    known::{action, risk_members, session, state, workload},
     names::{NAMES, Name},
 };
 use super::{PolicySet, wanted::Wanted};
@@ -30,6 +30,7 @@ use crate::{
     },
     json::Shown,
     request::{Address, Body, Endpoint, Http, Metadata, Request, Timestamp, UrlView},
+    state::Epoch,
     verdict::Reason,
 };
 
@@ -77,6 +78,8 @@ pub struct Facts<'a> {
     pub here: &'a Here,
     /// Our own SPIFFE ID, where we have an SVID.
     pub own_id: Option<&'a str>,
+    /// The control state that the call is decided under; absent where nobody keeps one.
+    pub epoch: Option<Epoch>,
     pub now: Now,
 }
 
@@ -155,7 +158,7 @@ trait Sink: Sized {
 }
 
 fn document(facts: &Facts<'_>, sink: &mut impl Sink) {
-    let Facts { request, peer, forwarded, peer_error, presented, principal, context, here, own_id, now } = *facts;
+    let Facts { request, peer, forwarded, peer_error, presented, principal, context, here, own_id, epoch, now } = *facts;
     sink.object(&NAMES.attributes, |sink| attributes(request, sink));
     sink.object(&NAMES.version, |sink| {
         sink.text(&NAMES.ext_authz, "v3");
@@ -193,6 +196,9 @@ fn document(facts: &Facts<'_>, sink: &mut impl Sink) {
     }
     if let Some(risk) = &context.risk {
         sink.object(&NAMES.risk, |sink| risk_members(risk, sink));
+    }
+    if let Some(epoch) = epoch {
+        sink.object(&NAMES.state, |sink| state(epoch, sink));
     }
     if let Some(http) = &request.http {
         sink.object(&NAMES.url, |sink| url(&http.url, sink));

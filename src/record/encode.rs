@@ -13,7 +13,7 @@ use super::{
     ActionRecord, Body, Caller, ControlRecord, DecisionRecord, Gap, KeptInput, Mask, PeerRecord, PolicyRecord, PolicyRef, Record,
     ShadowAnswer, ShadowRecord,
 };
-use crate::{clock::Now, policy::Drawn, verdict};
+use crate::{clock::Now, policy::Drawn, state, verdict};
 
 /// Longest line, its end included.
 pub(super) const MAX_LINE: usize = 16 * 1024;
@@ -43,7 +43,17 @@ struct Envelope<'a, B> {
     at: Now,
     instance: &'a str,
     seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<Epoch>,
     body: B,
+}
+
+/// The control state that something was decided under.
+#[derive(Serialize)]
+struct Epoch {
+    #[serde(serialize_with = "display")]
+    log: Uuid,
+    rev: u64,
 }
 
 #[derive(Serialize)]
@@ -70,6 +80,8 @@ struct DecisionBody<'a> {
     principal: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<Action<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_display")]
+    revocation: Option<Uuid>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     input_truncated: &'a [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -320,7 +332,11 @@ impl Encoder {
 
     fn write(&self, record: &Record, seq: u64, body: impl Serialize, out: &mut Vec<u8>) -> bool {
         let kind = record.body.kind().as_str();
-        let envelope = Envelope { v: VERSION, id: record.id, kind, at: record.at, instance: &self.instance, seq, body };
+        let epoch = match &record.body {
+            Body::Decision(decision) => decision.epoch.map(|state::Epoch { log, rev }| Epoch { log, rev }),
+            _ => None,
+        };
+        let envelope = Envelope { v: VERSION, id: record.id, kind, at: record.at, instance: &self.instance, seq, epoch, body };
         serde_json::to_writer(out, &envelope).is_ok()
     }
 }
@@ -346,6 +362,7 @@ fn decision_body<'a>(
         peer: decision.peer.as_ref().map(peer),
         principal: cut(decision.principal.as_deref(), MAX_TEXT),
         action: decision.action.as_ref().map(action),
+        revocation: decision.revocation,
         input_truncated,
         input_error,
         policy: decision.policy.as_ref().map(policy),
@@ -454,6 +471,10 @@ pub(super) fn remove(document: &mut Value, path: &str) -> bool {
 
 fn display<S: Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
+}
+
+fn some_display<S: Serializer>(value: &Option<Uuid>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.map(|value| value.to_string()).serialize(serializer)
 }
 
 fn time<S: Serializer>(at: &Now, serializer: S) -> Result<S::Ok, S::Error> {

@@ -67,6 +67,8 @@ pub fn decision(input: Value) -> DecisionRecord {
         lease: Some(Duration::from_secs(300)),
         latency: Duration::from_micros(123),
         request_id: Some("req-1".to_owned()),
+        epoch: None,
+        revocation: None,
         trace: Some(TraceIds { trace: TraceId::from(1), span: SpanId::from(2), flags: TraceFlags::SAMPLED }),
     }
 }

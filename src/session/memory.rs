@@ -289,6 +289,15 @@ impl Memory {
         found.into_values().collect()
     }
 
+    pub(super) fn count(&self, now: Now, wanted: impl Fn(&str) -> bool) -> usize {
+        let of_one = |shard: &Mutex<Shard>| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let lives = |principal: &Principal| principal.sessions.iter().any(|session| !session.is_over(&self.bounds, now.ns));
+            shard.principals.iter().filter(|(name, principal)| wanted(name) && lives(principal)).count()
+        };
+        self.shards.iter().map(of_one).sum()
+    }
+
     pub(super) fn show(&self, id: u64, now: Now) -> Option<(Listed, View)> {
         let names = self.names();
         self.shards.iter().find_map(|shard| {

@@ -114,6 +114,7 @@ pub struct Metrics {
     config_reloads: Vec<BoundCounter<u64>>,
     callers_refused: Vec<BoundCounter<u64>>,
     control_calls: Counter<u64>,
+    revocations: Gauge<u64>,
     shadow_reloads: Vec<BoundCounter<u64>>,
     shadow: Vec<BoundCounter<u64>>,
     shadow_by_rule: Counter<u64>,
@@ -234,6 +235,7 @@ impl Metrics {
                 .map(|transport| refused.bind(&[KeyValue::new("listener", transport.as_str())]))
                 .collect(),
             control_calls: counter("doorward.control.calls", "Calls of our own API, by what became of them."),
+            revocations: gauge("doorward.revocations", "Revocations that count."),
             shadow_reloads: reloads("doorward.shadow.reloads", "Attempts to load the second policy set."),
             shadow: Compared::ALL.iter().map(|result| shadow.bind(&[KeyValue::new("result", result.as_str())])).collect(),
             shadow_by_rule: counter("doorward.shadow.differences", "Calls that a second policy set answered otherwise, by rule."),
@@ -404,6 +406,11 @@ impl Metrics {
     pub fn control_called(&self, method: &str, code: Code) {
         let status = KeyValue::new("rpc.status_code", super::trace::status_text(code));
         self.control_calls.add(1, &[KeyValue::new("rpc.method", method.to_owned()), status]);
+    }
+
+    /// So many count now.
+    pub fn revocations(&self, count: usize) {
+        self.revocations.record(u64::try_from(count).unwrap_or(u64::MAX), &[]);
     }
 
     pub fn caller_refused(&self, transport: Transport) {

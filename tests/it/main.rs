@@ -27,6 +27,7 @@ mod real_telemetry;
 mod real_tokens;
 mod real_trust;
 mod real_wiring;
+mod revocations;
 mod sessions;
 mod shadow;
 mod tidy;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// An action that was allowed.
-async fn act(api: &Api, principal: &Arc<str>) -> Result<(), Reason> {
+pub(super) async fn act(api: &Api, principal: &Arc<str>) -> Result<(), Reason> {
     let (key, now) = (Key { source: Source::Certificate, id: "ab12".into() }, clock::now());
     let who = Who { principal, key: &key, id: session::id(principal, &key), environment: None, zone: None, issuer: None };
     let step = Step { who, entry: None, class: Class::Read, resource_hash: 7, wants_view: false, sole: true, now };

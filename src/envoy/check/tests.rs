@@ -19,9 +19,10 @@ use crate::{
     identity::{Identity, PeerRules, tokens::Tokens},
     policy::{PolicyStore, input::Here},
     record::Recorder,
+    revocation::{Asked, DEFAULT_LIFE, Revocations, Selector},
     session::Sessions,
     telemetry::Telemetry,
-    trust::TrustStore,
+    trust::{TrustStore, testing::Authority},
 };
 
 /// Answers what the header `x-decision` says, else no.
@@ -31,6 +32,7 @@ const POLICY: &str = "package envoy.authz\n\ndefault allow := false\n\n\
 struct World {
     runtime: Runtime,
     door: Door,
+    revocations: Arc<Revocations>,
     permits: Arc<Permits>,
     _folder: TempDir,
 }
@@ -57,11 +59,13 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
     let (recorder, _records) =
         Recorder::start(&config.records, "test", telemetry.metrics(), None, &Arc::default(), None).unwrap();
     let permits = Arc::new(Permits::new(1, 1));
+    let revocations = Arc::new(Revocations::open(&config.state, None, clock::now()).unwrap());
     let authorizer = Authorizer::new(Parts {
         settings: Settings::new(&config),
         identity: Identity::new(Arc::new(TrustStore::default()), Arc::default()),
         tokens: Arc::new(Tokens::new(&config.tokens, Arc::default()).unwrap()),
         sessions: Arc::new(Sessions::open(&config.sessions, clock::now()).unwrap()),
+        revocations: Arc::clone(&revocations),
         policies,
         permits: Arc::clone(&permits),
         shadow: Shadow::start(Arc::default(), recorder.clone(), telemetry.metrics()).unwrap(),
@@ -83,9 +87,9 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
         skip_body_parse: false,
         descriptors: Arc::default(),
         message: 4096,
-        decision: Duration::from_secs(2),
+        decision: Duration::from_secs(20),
     };
-    World { runtime, door, permits, _folder: folder }
+    World { runtime, door, revocations, permits, _folder: folder }
 }
 
 impl World {
@@ -234,6 +238,38 @@ fn every_failure_denies() {
     assert_eq!(code(&endless.ask(asking(&json!(true)))), 7, "a panic");
     endless.door.decision = Duration::from_secs(2);
     assert_eq!(code(&endless.ask(asking(&json!(true)))), 0, "which nothing outlives");
+}
+
+/// The caller is revoked while its call waits for a permit, when nothing stood against it as it came.
+#[test]
+fn who_is_revoked_while_the_call_waits_is_refused() {
+    let world = world(Some(POLICY), |config| {
+        config.state = config::State::Memory(config::MemoryState { file: None, volatile: true });
+    });
+    let id = "spiffe://example.org/waits";
+    let leaf = Authority::new("authority").leaf(&[id], |params| params.not_after = rcgen::date_time_ymd(2100, 1, 1));
+    let waits = request([("x-decision".to_owned(), "true".to_owned())].into(), "/", "", &leaf.text());
+    assert_eq!(code(&world.ask(waits.clone())), 0, "without a revocation it is allowed");
+    let deadline = (Instant::now() + Duration::from_secs(60)).into();
+    let held = world.runtime.block_on(world.permits.acquire(Some("other"), deadline)).unwrap();
+    let answered = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| world.ask(waits));
+        while world.permits.waiting() == 0 {
+            std::thread::yield_now();
+        }
+        let asked_for = Asked {
+            request_id: String::new(),
+            selector: Selector::spiffe_id(id).unwrap(),
+            issued_before: None,
+            reason: "case 4711".to_owned(),
+            author: "uid 1".to_owned(),
+            life: DEFAULT_LIFE,
+        };
+        world.revocations.revoke(&asked_for, clock::now()).unwrap();
+        drop(held);
+        asked.join().unwrap()
+    });
+    assert_eq!(code(&answered), 7);
 }
 
 #[test]

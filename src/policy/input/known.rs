@@ -8,6 +8,7 @@ use crate::{
     request::Request,
     risk::Risk,
     session::{Part, View},
+    state::Epoch,
     workload::{Allow, Schedule, Workload},
 };
 
@@ -153,6 +154,15 @@ fn workload_members(entry: &Workload, sink: &mut impl Sink) {
         });
     }
     sink.objects(&NAMES.allows, &entry.allows, allow);
+}
+
+/// This process writes the control log itself, so that what it knows has no age.
+pub(super) fn state(epoch: Epoch, sink: &mut impl Sink) {
+    sink.object(&NAMES.epoch, |sink| {
+        sink.made(&NAMES.log, || epoch.log.to_string());
+        sink.number(&NAMES.rev, i64::try_from(epoch.rev).unwrap_or(i64::MAX));
+    });
+    sink.number(&NAMES.age_s, 0);
 }
 
 fn schedule_members(schedule: &Schedule, sink: &mut impl Sink) {

@@ -9,6 +9,7 @@ use crate::{
     request::Headers,
     risk::Risk,
     session::{Count, Part, Past, View},
+    state::Epoch,
     verdict::{Class, Decision, Evidence, Level, Mode, Protocol, Sensitivity, Signal, SignalName, Tier},
     workload::{Allow, Registry, Workload},
 };
@@ -135,18 +136,9 @@ static NOTHING: Presented = Presented { tokens: Vec::new(), main: None, delegati
 fn facts<'a>(request: &'a Request, context: &'a Context, here: &'a Here) -> Facts<'a> {
     let presented = &NOTHING;
     let peer_error = Some(Reason::NoUriSan);
-    Facts {
-        request,
-        peer: None,
-        forwarded: &[],
-        peer_error,
-        presented,
-        principal: None,
-        context,
-        here,
-        own_id: None,
-        now: Now::from_seconds(5),
-    }
+    let epoch = Some(Epoch { log: uuid::Uuid::from_u128(1), rev: 7 });
+    let now = Now::from_seconds(5);
+    Facts { request, peer: None, forwarded: &[], peer_error, presented, principal: None, context, here, own_id: None, epoch, now }
 }
 
 #[test]

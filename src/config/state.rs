@@ -1,0 +1,53 @@
+//! `state`: where revocations, and whatever else operators decide, are kept.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+
+/// Where the control state is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum State {
+    /// In this process, for one machine.
+    Memory(MemoryState),
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Memory(MemoryState::default())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemoryState {
+    /// The control log: a file that revocations survive a restart in, each signed and chained to the one before. Its folder
+    /// has to exist, and be ours alone. Without it nothing can be revoked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Take revocations without a file, although the next restart forgets them.
+    pub volatile: bool,
+}
+
+impl State {
+    pub(super) fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        let Self::Memory(MemoryState { file, .. }) = self;
+        file.as_mut()
+    }
+}
+
+/// What is wrong with it, as `(key, text)`.
+pub(super) fn check(config: &Config, found: &mut Vec<(String, String)>) {
+    let State::Memory(MemoryState { file, volatile }) = &config.state;
+    if file.is_some() && *volatile {
+        let text = "`volatile: true` is for a doorward without a `file`; remove one of the two";
+        found.push(("state.memory.volatile".to_owned(), text.to_owned()));
+    }
+    if file.is_none() && config.control.as_ref().is_some_and(|control| control.signing_key.is_some()) {
+        let text = "there is no control log to sign; set `state.memory.file`, or remove the key";
+        found.push(("control.signing_key".to_owned(), text.to_owned()));
+    }
+}

@@ -1,0 +1,236 @@
+//! Revocations: made, listed, and not taken back by anybody who is no person.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::spawn_blocking;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{
+    guard::{Admitted, Guard},
+    proto::{
+        timestamp,
+        v1::{
+            self, Applied, ApproveRestoreRequest, ApproveRestoreResponse, ListRevocationsRequest, ListRevocationsResponse,
+            Receipt, RestoreRequest, RestoreResponse, RevokeRequest, RevokeResponse,
+            revocation_service_server::RevocationService, selector::What,
+        },
+    },
+};
+use crate::{
+    clock::{self, Now},
+    revocation::{Asked, DEFAULT_LIFE, Revocation, Revocations, RevokeError, Revoked, Selector, SelectorError},
+    session::Sessions,
+    state::StateError,
+};
+
+/// Revocations of a page, where the caller says nothing, and at most.
+const PAGE: usize = 100;
+const MAX_PAGE: usize = 1000;
+const PERSONS: &str = "to restore takes two people, each known by an OIDC token, and this socket knows user ids only; a \
+                       revocation also ends by itself, at its `expires_at`";
+
+pub struct RevocationApi {
+    guard: Arc<Guard>,
+    revocations: Arc<Revocations>,
+    sessions: Arc<Sessions>,
+    /// Of this process, as records name it.
+    instance: String,
+}
+
+impl RevocationApi {
+    pub fn new(guard: Arc<Guard>, revocations: Arc<Revocations>, sessions: Arc<Sessions>, instance: String) -> Self {
+        Self { guard, revocations, sessions, instance }
+    }
+
+    /// Works where it may block.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Revocations, &Sessions) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let (revocations, sessions) = (Arc::clone(&self.revocations), Arc::clone(&self.sessions));
+        let worked = spawn_blocking(move || work(&revocations, &sessions)).await;
+        worked.map_err(|_| Status::internal("the work broke off; list the revocations to see what became of it"))
+    }
+
+    /// Principals that a broad selector falls on now.
+    async fn principals(&self, selector: &Selector) -> Result<u64, Status> {
+        let selector = selector.clone();
+        let count = self.work(move |_, sessions| sessions.principals(clock::now(), |id| selector.covers(id))).await?;
+        Ok(u64::try_from(count).unwrap_or(u64::MAX))
+    }
+}
+
+#[tonic::async_trait]
+impl RevocationService for RevocationApi {
+    async fn revoke(&self, request: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
+        let admitted = self.guard.admit(request).await?;
+        let (asked, confirmed) = asked(&admitted)?;
+        let selector = asked.selector.clone();
+        let principals = if selector.is_broad() { self.principals(&selector).await? } else { 0 };
+        if selector.is_broad() && !confirmed {
+            return Err(Status::invalid_argument(format!(
+                "{selector}: {principals} principals with a session now fall under it, and others may; confirm it (`--yes`)"
+            )));
+        }
+        let revoked = self.work(move |revocations, _| revocations.revoke(&asked, clock::now())).await?;
+        let Revoked { revocation, log, repeated } = revoked.map_err(|error| refused(&error))?;
+        admitted.note(format!("rev {}, {}", revocation.rev, revocation.text()));
+        if !repeated {
+            tracing::info!(revocation = %revocation.id, rev = revocation.rev, author = revocation.author, "an operator revoked");
+        }
+        let applied = vec![Applied { instance: self.instance.clone(), at: timestamp(clock::now()) }];
+        Ok(Response::new(RevokeResponse {
+            receipt: Some(Receipt { log: log.to_string(), rev: revocation.rev, applied }),
+            revocation: Some((&*revocation).into()),
+            repeated,
+            volatile: !self.revocations.is_durable(),
+            principals,
+        }))
+    }
+
+    async fn list(&self, request: Request<ListRevocationsRequest>) -> Result<Response<ListRevocationsResponse>, Status> {
+        let ListRevocationsRequest { page_size, page_token, kind, spiffe_id } = self.guard.admit(request).await?.message;
+        let after: u64 = match page_token.as_str() {
+            "" => 0,
+            token => token.parse().map_err(|_| Status::invalid_argument("`page_token` is none of ours"))?,
+        };
+        let size = match usize::try_from(page_size) {
+            Ok(0) => PAGE,
+            Ok(size) => size.min(MAX_PAGE),
+            Err(_) => return Err(Status::invalid_argument("`page_size` is below zero")),
+        };
+        if !kind.is_empty() && !Selector::KINDS.contains(&kind.as_str()) {
+            return Err(Status::invalid_argument(format!("`kind` is one of {}", Selector::KINDS.join(", "))));
+        }
+        let wanted = move |revocation: &Revocation| {
+            (kind.is_empty() || revocation.selector.kind() == kind)
+                && (spiffe_id.is_empty() || revocation.selector.covers(&spiffe_id))
+        };
+        // One more tells whether there is another page.
+        let mut found = self.work(move |revocations, _| revocations.list(after, size + 1, clock::now(), wanted)).await?;
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_page_token = found.last().filter(|_| more).map(|last| last.rev.to_string()).unwrap_or_default();
+        let revocations = found.iter().map(|revocation| (&**revocation).into()).collect();
+        Ok(Response::new(ListRevocationsResponse { revocations, next_page_token }))
+    }
+
+    async fn restore(&self, request: Request<RestoreRequest>) -> Result<Response<RestoreResponse>, Status> {
+        let RestoreRequest { id, .. } = self.guard.admit(request).await.map_err(|status| of_persons(&status))?.message;
+        let id: Uuid = id.parse().map_err(|_| Status::invalid_argument("`id` is no id of a revocation"))?;
+        if self.work(move |revocations, _| revocations.find(id, clock::now())).await?.is_none() {
+            return Err(Status::not_found("there is no such revocation, or not any more"));
+        }
+        Err(Status::failed_precondition(PERSONS))
+    }
+
+    async fn approve_restore(&self, request: Request<ApproveRestoreRequest>) -> Result<Response<ApproveRestoreResponse>, Status> {
+        self.guard.admit(request).await.map_err(|status| of_persons(&status))?;
+        Err(Status::failed_precondition(PERSONS))
+    }
+}
+
+/// What the policy says no to is told why it does.
+fn of_persons(status: &Status) -> Status {
+    Status::new(status.code(), format!("{}: {PERSONS}", status.message()))
+}
+
+/// The request in the terms of `revocation`, and whether it was confirmed.
+fn asked(admitted: &Admitted<RevokeRequest>) -> Result<(Asked, bool), Status> {
+    let invalid = |text: &str| Status::invalid_argument(text.to_owned());
+    let RevokeRequest { request_id, selector, issued_before, reason, lifetime, confirm } = admitted.message.clone();
+    let selector = selector.and_then(|selector| selector.what).ok_or_else(|| invalid("`selector` selects nothing"))?;
+    if let What::Task(_) | What::Grant(_) = selector {
+        return Err(Status::failed_precondition("there are no tasks and no grants here yet, so nothing would be refused"));
+    }
+    let selector = Selector::try_from(selector).map_err(|error| invalid(&error.to_string()))?;
+    let life = match lifetime {
+        None => DEFAULT_LIFE,
+        Some(lifetime) => Duration::try_from(lifetime).map_err(|_| invalid("`lifetime` is below zero"))?,
+    };
+    // In whole seconds, as certificates and tokens tell theirs: rather one too many is refused.
+    let issued_before = issued_before.map(|at| at.seconds.saturating_add(i64::from(at.nanos > 0)));
+    let author = admitted.question.author();
+    Ok((Asked { request_id, selector, issued_before, reason, author, life }, confirm))
+}
+
+fn refused(error: &RevokeError) -> Status {
+    let text = chain(error);
+    match error {
+        RevokeError::State(StateError::NotDurable) => Status::failed_precondition(text),
+        RevokeError::State(_) | RevokeError::Busy => Status::unavailable(format!("nothing was revoked: {text}")),
+        RevokeError::Full => Status::resource_exhausted(text),
+        RevokeError::OtherRequest => Status::already_exists(text),
+        RevokeError::NoFloor | RevokeError::FutureFloor | RevokeError::Reason | RevokeError::RequestId | RevokeError::Life => {
+            Status::invalid_argument(text)
+        }
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &RevokeError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+impl TryFrom<What> for Selector {
+    type Error = SelectorError;
+
+    fn try_from(what: What) -> Result<Self, SelectorError> {
+        match what {
+            What::SpiffeId(id) => Self::spiffe_id(&id),
+            What::Prefix(prefix) => Self::prefix(&prefix),
+            What::TrustDomain(domain) => Self::trust_domain(&domain),
+            What::Certificate(sha256) => Self::certificate(&sha256),
+            What::Serial(v1::Serial { issuer, serial }) => Self::serial(&issuer, &serial),
+            What::Jti(v1::Jti { issuer, jti }) => Self::jti(&issuer, &jti),
+            What::Fingerprint(sha256) => Self::fingerprint(&sha256),
+            What::Session(id) => Self::session(&id),
+            What::Task(id) => Self::task(&id),
+            What::Grant(id) => Self::grant(&id),
+            What::Owner(owner) => Self::owner(&owner),
+        }
+    }
+}
+
+impl From<Selector> for v1::Selector {
+    fn from(selector: Selector) -> Self {
+        let what = match selector {
+            Selector::SpiffeId(id) => What::SpiffeId(id),
+            Selector::Prefix(prefix) => What::Prefix(prefix),
+            Selector::TrustDomain(domain) => What::TrustDomain(domain),
+            Selector::Certificate(sha256) => What::Certificate(sha256),
+            Selector::Serial { issuer, serial } => What::Serial(v1::Serial { issuer, serial }),
+            Selector::Jti { issuer, jti } => What::Jti(v1::Jti { issuer, jti }),
+            Selector::Fingerprint(sha256) => What::Fingerprint(sha256),
+            Selector::Session(id) => What::Session(id),
+            Selector::Task(id) => What::Task(id),
+            Selector::Grant(id) => What::Grant(id),
+            Selector::Owner(owner) => What::Owner(owner),
+        };
+        Self { what: Some(what) }
+    }
+}
+
+impl From<&Revocation> for v1::Revocation {
+    fn from(revocation: &Revocation) -> Self {
+        let Revocation { id, rev, selector, issued_before, reason, author, at, expires_at, request_id } = revocation.clone();
+        Self {
+            id: id.to_string(),
+            rev,
+            selector: Some(selector.into()),
+            issued_before: issued_before.and_then(|at| timestamp(Now::from_seconds(u64::try_from(at).unwrap_or_default()))),
+            reason,
+            author,
+            at: timestamp(at),
+            expires_at: timestamp(expires_at),
+            request_id,
+        }
+    }
+}
