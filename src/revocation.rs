@@ -285,19 +285,18 @@ impl Revocations {
 }
 
 impl Ledger {
+    /// Takes in all that can be understood, and tells of the first that cannot.
     fn take_in(&mut self, entries: Vec<Entry>, snapshot: &mut Snapshot, now: Now) -> Result<(), RevocationError> {
         snapshot.epoch = self.log.epoch();
-        for Entry { rev, kind, body } in entries {
-            if kind != REVOKE {
-                return Err(RevocationError::UnknownKind { rev, kind });
-            }
-            let body: Body = serde_json::from_slice(&body).map_err(|source| RevocationError::Unreadable { rev, source })?;
-            let revocation = body.revocation(rev);
-            if revocation.is_live(now) {
-                self.add(&Arc::new(revocation), snapshot);
+        let mut taken = Ok(());
+        for entry in entries {
+            match read(entry) {
+                Ok(revocation) if revocation.is_live(now) => self.add(&Arc::new(revocation), snapshot),
+                Ok(_) => {}
+                Err(error) => taken = taken.and(Err(error)),
             }
         }
-        Ok(())
+        taken
     }
 
     fn add(&mut self, revocation: &Arc<Revocation>, snapshot: &mut Snapshot) {
@@ -324,6 +323,14 @@ impl Ledger {
             stays
         });
     }
+}
+
+fn read(Entry { rev, kind, body }: Entry) -> Result<Revocation, RevocationError> {
+    if kind != REVOKE {
+        return Err(RevocationError::UnknownKind { rev, kind });
+    }
+    let body: Body = serde_json::from_slice(&body).map_err(|source| RevocationError::Unreadable { rev, source })?;
+    Ok(body.revocation(rev))
 }
 
 /// Later than anything.

@@ -51,3 +51,30 @@ pub(super) fn check(config: &Config, found: &mut Vec<(String, String)>) {
         found.push(("control.signing_key".to_owned(), text.to_owned()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_in_a_file_or_forgotten_and_a_key_has_a_log() {
+        let base = "version: 1\nlisteners: [{}]\npolicy: {bundles: [{path: p}]}\n";
+        for (text, wrong) in [
+            ("", None),
+            ("state: {memory: {file: a}}", None),
+            ("state: {memory: {volatile: true}}", None),
+            ("state: {memory: {file: a}}\ncontrol: {signing_key: k}", None),
+            ("state: {memory: {file: a, volatile: true}}", Some("state.memory.volatile")),
+            ("control: {signing_key: k}", Some("control.signing_key")),
+            ("state: {memory: {volatile: true}}\ncontrol: {signing_key: k}", Some("control.signing_key")),
+        ] {
+            let config: Config = serde_saphyr::from_str(&format!("{base}{text}")).unwrap();
+            let mut found = Vec::new();
+            check(&config, &mut found);
+            assert_eq!(found.first().map(|(key, _)| key.as_str()), wrong, "{text}");
+        }
+        for text in ["state: {}", "state: {redis: {}}", "state: {memory: {path: a}}"] {
+            assert!(serde_saphyr::from_str::<Config>(&format!("{base}{text}")).is_err(), "{text}");
+        }
+    }
+}
