@@ -7,6 +7,7 @@ use std::{
     time::SystemTime,
 };
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -180,6 +181,25 @@ async fn each_selector_refuses_the_next_call_and_those_after_a_restart() {
     let old = world.doorward.restart_gracefully(&Setup::default(), 2);
     assert!(old.success());
     world.refused(&world.ask(&spared[0].1, "/x", None).await, &domain);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_survives_a_kill() {
+    let mut world = World::start(KEPT);
+    let callers: Vec<_> = (0..4).map(|number| (number, world.svid(&format!("killed/{number}")))).collect();
+    let mut revoked = Vec::new();
+    for (number, leaf) in &callers {
+        assert!(world.ask(leaf, "/x", None).await.allowed);
+        revoked.push(world.revoke(&["--spiffe-id", &format!("spiffe://example.org/killed/{number}")]));
+        world.doorward.signal(Signal::SIGKILL);
+        world.doorward.wait();
+        drop(world.doorward.start_again(&Setup::default(), number + 1));
+        for ((_, leaf), answer) in callers.iter().zip(&revoked) {
+            world.refused(&world.ask(leaf, "/x", None).await, answer);
+        }
+    }
+    let revs: Vec<_> = revoked.iter().map(|answer| answer["receipt"]["rev"].as_u64()).collect();
+    assert_eq!(revs, [Some(2), Some(3), Some(4), Some(5)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
