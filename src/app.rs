@@ -37,13 +37,14 @@ use crate::{
         self, Address, Callers as CallerConfig, Config, Environment, Incomplete, Listener as ListenerConfig, Own, Placement,
         Sink, WorkloadEndpoint,
     },
-    envoy::{self, CheckService, Health, check::Door, descriptors::Descriptors},
+    envoy::{self, CheckService, Health, Holder, check::Door, descriptors::Descriptors},
     identity::{Identity, PeerRules, caller::CallerVerifier, tokens::Tokens},
     listener::{self, Callers, Listener, Occupied},
     policy::{Host, PolicyStore, input::Here},
     readiness::Readiness,
     record::{self, Recorder},
     session::{Census, Sessions},
+    stream::Streams,
     telemetry::{Telemetry, metrics::Metrics},
     tls::{self, ServerTls},
     trust::{TrustStore, own::OwnSvid, workload::Workload},
@@ -125,19 +126,19 @@ impl App {
         let own = own_svid(&config.trust)?;
         let (policies, recent) = control::memory(config.control.as_ref());
         let (policies, shadow) = (Arc::new(policies), Arc::new(PolicyStore::default()));
-        let descriptors = Arc::new(Descriptors::default());
+        let (descriptors, readiness) = (Arc::new(Descriptors::default()), Readiness::default());
         descriptors.reload(config.policy.proto_descriptor.as_deref()).context("loading the descriptors of gRPC messages")?;
         let tokens = Arc::new(Tokens::new(&config.tokens, Arc::clone(&trust)).context("loading the API keys")?);
         let (recorder, records) =
             Recorder::start(&masked(&config), &instance, telemetry.metrics(), telemetry.logger(), &policies, recent.clone())
                 .context("starting the records")?;
-        let readiness = Readiness::default();
         let authorizer = Arc::new(Authorizer::new(authorizer::Parts {
             settings: authorizer::Settings::new(&config),
             identity: Identity::new(Arc::clone(&trust), Arc::clone(&own)),
             tokens: Arc::clone(&tokens),
             sessions: open_sessions(&config, &policies)?,
             revocations: state::open(&config)?,
+            streams: Arc::new(Streams::new(&config.limits)),
             policies: Arc::clone(&policies),
             permits: Arc::new(Permits::new(evaluators, config.limits.queue)),
             recorder: recorder.clone(),
@@ -241,12 +242,13 @@ impl App {
                 message: config.limits.message.bytes(),
                 decision: config.limits.decision.duration(),
             };
+            let holder = reloader.holder(telemetry.metrics(), stop.clone());
             let (health, limits, reflection) = (health_service.clone(), config.limits.clone(), part.reflection);
             let (metrics, stop) = (telemetry.metrics(), stop.clone());
             servers.spawn_on(
                 async move {
                     let connections = bound.accept(callers, metrics, stop.clone());
-                    envoy::serve(CheckService::new(door), health, reflection, &limits, connections, stop).await?;
+                    envoy::serve(CheckService::new(door), holder, health, reflection, &limits, connections, stop).await?;
                     Ok(())
                 },
                 &decisions,
@@ -257,8 +259,7 @@ impl App {
         if let (Some(outbox), Some(part)) = (records.outbox(), config.records.upload.clone()) {
             tokio::spawn(upload::run(Arc::clone(outbox), part, Arc::clone(&reloader.own), telemetry.metrics()));
         }
-        tokio::spawn(state::keep(Arc::clone(authorizer.revocations()), telemetry.metrics(), stop.clone()));
-        tokio::spawn(keep_sessions(Arc::clone(authorizer.sessions()), config.sessions.save, telemetry.metrics(), stop.clone()));
+        look_after(&authorizer, config.sessions.save, &telemetry.metrics(), &stop);
 
         let failed = tokio::select! {
             () = signals.stop() => None,
@@ -410,6 +411,12 @@ async fn save_sessions(sessions: Arc<Sessions>) {
     }
 }
 
+/// Starts what looks after sessions and revocations.
+fn look_after(authorizer: &Arc<Authorizer>, save: config::Span, metrics: &Arc<Metrics>, stop: &CancellationToken) {
+    tokio::spawn(state::keep(Arc::clone(authorizer), Arc::clone(metrics), stop.clone()));
+    tokio::spawn(keep_sessions(Arc::clone(authorizer.sessions()), save, Arc::clone(metrics), stop.clone()));
+}
+
 /// Forgets what has expired, and writes the rest where that is asked for.
 async fn keep_sessions(sessions: Arc<Sessions>, every: config::Span, metrics: Arc<Metrics>, stop: CancellationToken) {
     let mut failed = false;
@@ -466,6 +473,10 @@ fn here_pairs(environment: &Environment, instance: &str) -> Vec<(&'static str, O
 }
 
 impl Reloader {
+    fn holder(&self, metrics: Arc<Metrics>, stop: CancellationToken) -> Holder {
+        Holder { authorizer: Arc::clone(&self.authorizer), recorder: self.recorder.clone(), metrics, stop }
+    }
+
     fn here(&self, place: &config::Place, listener: &config::Listener) -> Here {
         let known = self.here.iter().map(|(key, value)| (*key, value.as_deref()));
         Here::new(known.chain(place.pairs(Some(listener))).chain([("placement", Some(listener.placement.as_str()))]))

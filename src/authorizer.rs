@@ -8,6 +8,7 @@ mod gates;
 mod permit;
 mod revoked;
 mod shadow;
+mod stream;
 pub mod trial;
 
 use std::{
@@ -20,7 +21,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use self::{behaviour::Behaviour, caller::Caller, shadow::Taken};
+use self::{behaviour::Behaviour, caller::Caller, shadow::Taken, stream::Opening};
 pub use self::{
     permit::Permits,
     shadow::{Shadow, ShadowSettings},
@@ -46,6 +47,7 @@ use crate::{
     revocation::{Backdates, Revocation, Revocations},
     session::{Intent, Key, Sessions},
     state::Epoch,
+    stream::Streams,
     telemetry::{
         metrics::{Metrics, RecordKind, RecordResult, Stage},
         trace::TraceIds,
@@ -170,6 +172,7 @@ pub struct Parts {
     pub tokens: Arc<Tokens>,
     pub sessions: Arc<Sessions>,
     pub revocations: Arc<Revocations>,
+    pub streams: Arc<Streams>,
     pub policies: Arc<PolicyStore>,
     pub permits: Arc<Permits>,
     pub recorder: Recorder,
@@ -187,6 +190,7 @@ pub struct Authorizer {
     credentials: Credentials,
     sessions: Arc<Sessions>,
     revocations: Arc<Revocations>,
+    streams: Arc<Streams>,
     policies: Arc<PolicyStore>,
     permits: Arc<Permits>,
     recorder: Recorder,
@@ -208,6 +212,8 @@ struct Findings {
     /// What was appended to a session, and which.
     intent: Option<Intent>,
     session: Option<(Key, u64)>,
+    /// Where the route has streams.
+    opening: Option<Opening>,
     input: KeptInput,
     policy: Option<Arc<PolicySet>>,
     /// The value of the decision rule, as the policy gave it.
@@ -252,9 +258,23 @@ impl<'a> Asked<'a> {
 
 impl Authorizer {
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, identity, tokens, sessions, revocations, policies, permits, recorder, shadow, metrics } = parts;
+        let Parts { settings, identity, tokens, sessions, revocations, streams, policies, permits, recorder, shadow, metrics } =
+            parts;
         let (settings, credentials) = (ArcSwap::from_pointee(settings), Credentials::default());
-        Self { settings, identity, tokens, credentials, sessions, revocations, policies, permits, recorder, shadow, metrics }
+        Self {
+            settings,
+            identity,
+            tokens,
+            credentials,
+            sessions,
+            revocations,
+            streams,
+            policies,
+            permits,
+            recorder,
+            shadow,
+            metrics,
+        }
     }
 
     /// The settings in force.
@@ -273,6 +293,10 @@ impl Authorizer {
 
     pub const fn revocations(&self) -> &Arc<Revocations> {
         &self.revocations
+    }
+
+    pub const fn streams(&self) -> &Arc<Streams> {
+        &self.streams
     }
 
     /// Our own SPIFFE ID, where we have an SVID.
@@ -303,6 +327,7 @@ impl Authorizer {
         id: Uuid,
         findings: &mut Findings,
     ) -> Outcome {
+        let generation = self.streams.generation();
         let mut caller = self.identify(call, request);
         (findings.peer, findings.principal) = (caller.peer.clone(), caller.principal.clone());
         let signals = std::mem::take(&mut caller.signals);
@@ -314,6 +339,7 @@ impl Authorizer {
             };
             Context::gather(documents, request, caller.peer.as_deref(), signals, call.now)
         };
+        findings.opening = Opening::of(request, &caller, &context, generation);
         let snapshot = self.revocations.current();
         findings.epoch = snapshot.epoch;
         let revoked = || revoked::check(&snapshot, call, &caller, &context);
@@ -430,7 +456,8 @@ impl Authorizer {
         }
         let began = Clock::now();
         let (key, name) = findings.session.insert((behaviour::key(asked.caller), 0));
-        let behaviour = Behaviour { sessions: &self.sessions, documents, caller: asked.caller, key, wants_view };
+        let (sessions, streams) = (&*self.sessions, &*self.streams);
+        let behaviour = Behaviour { sessions, streams, documents, caller: asked.caller, key, wants_view };
         let gone = behaviour.step(asked.call, context, &mut findings.intent, name).await;
         self.metrics.stage(Stage::Session, began.elapsed());
         gone

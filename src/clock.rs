@@ -24,6 +24,11 @@ impl Now {
         Self { ns: seconds.saturating_mul(1_000_000_000) }
     }
 
+    /// So long after `self`.
+    pub fn after(self, span: Duration) -> Self {
+        Self { ns: self.ns.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)) }
+    }
+
     pub fn since_epoch(self) -> Duration {
         Duration::from_nanos(self.ns)
     }

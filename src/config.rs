@@ -513,6 +513,11 @@ pub struct Limits {
     pub grace: Span,
     /// Longest time for calls in flight to finish after GOAWAY.
     pub drain: Span,
+    /// Live streams that Envoy has us hold at a time (`doorward gen envoy --streams`), those included that were allowed a
+    /// moment ago; the next one is denied.
+    pub streams: usize,
+    /// The same, of one principal.
+    pub streams_per_principal: usize,
     /// Evaluations at a time; one thread more reads and refuses. One less than the cores by default, and at least one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluators: Option<usize>,
@@ -526,6 +531,8 @@ impl Default for Limits {
             decision: Span::millis(150),
             grace: Span::millis(2_000),
             drain: Span::millis(10_000),
+            streams: 10_000,
+            streams_per_principal: 1_000,
             evaluators: None,
         }
     }

@@ -30,12 +30,14 @@ use self::{
     tail::Tail,
 };
 use crate::{
+    clock::Now,
     config::FileSink,
     listener::{Connection, Stranger},
     policy::PolicyStore,
     record::{Recorder, find::Finder, recent::Recent},
     revocation::Revocations,
     session::Sessions,
+    stream::Streams,
     telemetry::metrics::Metrics,
 };
 
@@ -46,6 +48,9 @@ const STREAMS: u32 = 32;
 /// HTTP/2 keepalive, so that a caller that vanished is no follower for ever.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// Ends live streams that fall under a revocation at a time; how many those are.
+pub type Cut = Box<dyn Fn(Now) -> usize + Send + Sync>;
+
 /// What the services work on.
 pub struct Parts {
     pub policies: Arc<PolicyStore>,
@@ -55,6 +60,9 @@ pub struct Parts {
     pub file: Option<FileSink>,
     pub sessions: Arc<Sessions>,
     pub revocations: Arc<Revocations>,
+    pub streams: Arc<Streams>,
+    /// Ends the live streams that fall under a revocation; how many those are.
+    pub cut: Cut,
     /// Names this start of this process.
     pub instance: String,
 }
@@ -70,12 +78,12 @@ pub async fn serve(
     mut strangers: mpsc::Receiver<Stranger>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let Parts { policies, recorder, recent, file, sessions, revocations, instance } = parts;
+    let Parts { policies, recorder, recent, file, sessions, revocations, streams, cut, instance } = parts;
     let guard = Arc::new(Guard::new(Arc::clone(&policies), recorder, metrics));
     let tail = Tail::new(Arc::clone(&guard), Arc::clone(&recent), stop.clone());
     let explain = Explain::new(Arc::clone(&guard), Finder::new(recent, file), policies);
-    let revocations = RevocationApi::new(Arc::clone(&guard), revocations, Arc::clone(&sessions), instance);
-    let sessions = SessionServiceServer::new(SessionApi::new(Arc::clone(&guard), sessions));
+    let revocations = RevocationApi::new(Arc::clone(&guard), revocations, Arc::clone(&sessions), cut, instance);
+    let sessions = SessionServiceServer::new(SessionApi::new(Arc::clone(&guard), sessions, streams));
     let services = Routes::new(TailServiceServer::new(tail).max_decoding_message_size(MESSAGE))
         .add_service(ExplainServiceServer::new(explain).max_decoding_message_size(MESSAGE))
         .add_service(RevocationServiceServer::new(revocations).max_decoding_message_size(MESSAGE))

@@ -1,10 +1,11 @@
 //! The door to Envoy: its gRPC services over bound listeners. The only part that knows Envoy's request and response
-//! types: `decode` reads them, `encode` writes them, `check` is the call. Who may make it is `listener`'s.
+//! types: `decode` reads them, `encode` writes them, `check` is the call, `ext_proc` holds live streams. Who may make it is `listener`'s.
 
 pub mod check;
 pub mod decode;
 pub mod descriptors;
 pub mod encode;
+mod ext_proc;
 pub mod question;
 pub mod shown;
 
@@ -14,10 +15,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 
-pub use self::check::CheckService;
+use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessorServer;
+
+pub use self::{check::CheckService, ext_proc::Holder};
 use crate::{config, listener::Connection};
 
-/// Streams per connection beyond those that may wait, so that a full queue is answered and never left unread.
+/// Streams per connection beyond those that may wait and those that live, so that a full queue is answered and never left unread.
 const SPARE_STREAMS: usize = 256;
 /// Longest life of a connection, then GOAWAY: a caller that proved itself by certificate does so again, so that its
 /// connection does not outlive its SVID and our trust in it by more than this.
@@ -25,7 +28,7 @@ const CONNECTION_AGE: Duration = Duration::from_secs(15 * 60);
 /// HTTP/2 keepalive, so that a vanished Envoy does not hold a connection for ever.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// Health as `grpc.health.v1` tells it: for the whole server and for the Authorization service.
+/// Health as `grpc.health.v1` tells it: for the whole server and for the two services that Envoy calls.
 #[derive(Clone)]
 pub struct Health(HealthReporter);
 
@@ -33,7 +36,7 @@ impl Health {
     pub async fn set(&self, serving: bool) {
         use tonic_health::ServingStatus::{NotServing, Serving};
         let status = if serving { Serving } else { NotServing };
-        for service in ["", check::SERVICE] {
+        for service in ["", check::SERVICE, ext_proc::SERVICE] {
             self.0.set_service_status(service, status).await;
         }
     }
@@ -53,6 +56,7 @@ pub async fn health() -> (Health, tonic_health::pb::health_server::HealthServer<
 /// When reflection cannot be set up, or the server fails.
 pub async fn serve(
     service: CheckService,
+    holder: Holder,
     health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
     reflection: bool,
     limits: &config::Limits,
@@ -68,12 +72,15 @@ pub async fn serve(
         ),
         false => None,
     };
-    let streams = u32::try_from(limits.queue.saturating_add(SPARE_STREAMS)).unwrap_or(u32::MAX);
+    let streams = u32::try_from(limits.queue.saturating_add(SPARE_STREAMS).saturating_add(limits.streams)).unwrap_or(u32::MAX);
     Server::builder()
         .max_concurrent_streams(streams)
+        // Clients of Envoy that come and go at once must not end its connection, and with it the streams of others.
+        .http2_max_pending_accept_reset_streams(usize::try_from(streams).ok())
         .http2_keepalive_interval(Some(KEEPALIVE))
         .max_connection_age(CONNECTION_AGE)
         .add_service(service)
+        .add_service(ExternalProcessorServer::new(holder).max_decoding_message_size(limits.message.bytes()))
         .add_service(health)
         .add_optional_service(reflection)
         .serve_with_incoming_shutdown(connections, stop.cancelled_owned())

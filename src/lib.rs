@@ -26,6 +26,7 @@ mod context;
 
 mod inventory;
 mod risk;
+mod stream;
 
 mod revocation;
 mod session;

@@ -36,8 +36,10 @@ use crate::{
     clock::Now,
     config,
     context::Context,
+    identity::Peer,
     policy::{Drawn, PolicySet, PolicyStore, input::Facts},
     state::Epoch,
+    stream::End,
     telemetry::{
         metrics::{Compared, Metrics, RecordKind},
         trace::TraceIds,
@@ -92,6 +94,7 @@ pub enum Body {
     Shadow(Box<ShadowRecord>),
     Policy(Box<PolicyRecord>),
     Control(Box<ControlRecord>),
+    StreamEnd(Box<StreamEndRecord>),
     /// Written by the writer itself.
     Gap(Gap),
 }
@@ -101,7 +104,7 @@ impl Record {
     fn weight(&self) -> usize {
         match &self.body {
             Body::Decision(decision) => decision.input.weight(),
-            Body::Shadow(_) | Body::Policy(_) | Body::Control(_) | Body::Gap(_) => 0,
+            Body::Shadow(_) | Body::Policy(_) | Body::Control(_) | Body::StreamEnd(_) | Body::Gap(_) => 0,
         }
     }
 }
@@ -113,6 +116,7 @@ impl Body {
             Self::Shadow(_) => RecordKind::Shadow,
             Self::Policy(_) => RecordKind::Policy,
             Self::Control(_) => RecordKind::Control,
+            Self::StreamEnd(_) => RecordKind::StreamEnd,
             Self::Gap(_) => RecordKind::Gap,
         }
     }
@@ -222,6 +226,13 @@ pub struct PeerRecord {
     pub sha256: Option<Arc<str>>,
 }
 
+impl From<&Peer> for PeerRecord {
+    fn from(peer: &Peer) -> Self {
+        let sha256 = peer.x509.as_ref().map(|x509| Arc::clone(&x509.sha256));
+        Self { spiffe_id: Arc::clone(&peer.text), evidence: peer.evidence, sha256 }
+    }
+}
+
 /// Which policy decided.
 #[derive(Debug, Clone)]
 pub struct PolicyRef {
@@ -307,6 +318,22 @@ pub struct ControlRecord {
     pub outcome: &'static str,
     /// Why not.
     pub detail: Option<String>,
+}
+
+/// A live stream is over, or is no longer held. Its bytes are not known: none of them passes here.
+#[derive(Debug)]
+pub struct StreamEndRecord {
+    /// The decision that it rested on.
+    pub decision_id: Uuid,
+    pub end: End,
+    /// False where it went on in spite of that.
+    pub enforced: bool,
+    pub peer: Option<PeerRecord>,
+    pub principal: Option<Arc<str>>,
+    /// Name of the session.
+    pub session: Option<u64>,
+    /// How long it was held.
+    pub lasted: Duration,
 }
 
 /// A process on this host, as the kernel knows it.

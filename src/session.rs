@@ -290,6 +290,12 @@ impl Sessions {
         memory.end(principal, key, now)
     }
 
+    /// Whether a session of a principal was ended.
+    pub fn has_ended(&self, principal: &Arc<str>, id: u64) -> bool {
+        let Store::Memory(memory) = &self.store;
+        memory.has_ended(principal, id)
+    }
+
     /// The sessions that `wanted` takes, at most `limit`, in the order of their ids after `after`.
     pub fn list(&self, after: Option<u64>, limit: usize, now: Now, wanted: impl Fn(&Listed) -> bool) -> Vec<Listed> {
         let Store::Memory(memory) = &self.store;

@@ -362,6 +362,8 @@ reasons! {
     SessionIncomplete => "session_incomplete",
     /// The session was ended.
     SessionEnded => "session_ended",
+    /// The principal has as many live streams as one may have, or all principals have.
+    TooManyStreams => "too_many_streams",
     /// The record of the decision could not be written, and it had to be.
     RecordUnavailable => "record_unavailable",
     /// A failure inside doorward itself.

@@ -42,7 +42,7 @@ pub(super) fn bind(
     recent: Option<Arc<Recent>>,
     policies: &Arc<PolicyStore>,
     recorder: &Recorder,
-    authorizer: &Authorizer,
+    authorizer: &Arc<Authorizer>,
     instance: &str,
 ) -> anyhow::Result<Option<Control>> {
     let (Some(part), Some(recent)) = (&config.control, recent) else { return Ok(None) };
@@ -57,7 +57,13 @@ pub(super) fn bind(
     };
     let (policies, recorder) = (Arc::clone(policies), recorder.clone());
     let (sessions, revocations) = (Arc::clone(authorizer.sessions()), Arc::clone(authorizer.revocations()));
-    let parts = Parts { policies, recorder, recent, file, sessions, revocations, instance: instance.to_owned() };
+    let streams = Arc::clone(authorizer.streams());
+    let cut = {
+        let authorizer = Arc::clone(authorizer);
+        Box::new(move |now| authorizer.cut_revoked(now))
+    };
+    let instance = instance.to_owned();
+    let parts = Parts { policies, recorder, recent, file, sessions, revocations, streams, cut, instance };
     Ok(Some(Control { listener, callers, strangers, parts }))
 }
 

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock, config::Config, revocation::Revocations, telemetry::metrics::Metrics};
+use crate::{
+    authorizer::Authorizer, clock, config::Config, revocation::Revocations, state::StateError, telemetry::metrics::Metrics,
+};
 
 /// How often what has ended is forgotten, and what another process has written is taken in.
 const LOOK: Duration = Duration::from_secs(1);
@@ -24,16 +26,26 @@ pub(super) fn open(config: &Config) -> anyhow::Result<Arc<Revocations>> {
 }
 
 /// Looks after them until `stop`, and after: calls in flight are still decided then.
-pub(super) async fn keep(revocations: Arc<Revocations>, metrics: Arc<Metrics>, stop: CancellationToken) {
+pub(super) async fn keep(authorizer: Arc<Authorizer>, metrics: Arc<Metrics>, stop: CancellationToken) {
     let mut failed = false;
+    let revocations = authorizer.revocations();
     loop {
         metrics.revocations(revocations.current().len());
         tokio::select! {
             () = sleep(LOOK) => {}
             () = stop.cancelled(), if revocations.current().epoch.is_none() => return,
         }
-        let shared = Arc::clone(&revocations);
-        match spawn_blocking(move || shared.follow(clock::now())).await {
+        let shared = Arc::clone(&authorizer);
+        let follow = move || {
+            let before = shared.revocations().current().epoch;
+            shared.revocations().follow(clock::now())?;
+            if shared.revocations().current().epoch != before {
+                // Another process has revoked something.
+                shared.cut_revoked(clock::now());
+            }
+            Ok::<_, StateError>(())
+        };
+        match spawn_blocking(follow).await {
             Ok(Ok(())) => failed = false,
             Ok(Err(error)) if !failed => {
                 tracing::error!(%error, "the control log cannot be read any more; what was read stays in force");

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use super::{Call, caller::Caller, gates};
+use super::{Call, caller::Caller, gates, stream::end_session};
 use crate::{
     action::GrantRule,
     context::{Context, Documents},
     identity::{token::Kind, tokens::Presented},
     session::{self, Intent, Key, Sessions, Source, Step, Stepped, Who},
+    stream::Streams,
     verdict::Reason,
 };
 
@@ -43,6 +44,7 @@ pub(super) fn key(caller: &Caller) -> Key {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Behaviour<'a> {
     pub(super) sessions: &'a Sessions,
+    pub(super) streams: &'a Streams,
     pub(super) documents: Documents<'a>,
     pub(super) caller: &'a Caller,
     pub(super) key: &'a Key,
@@ -80,7 +82,7 @@ impl Behaviour<'_> {
             context.weigh(self.documents, &glance, call.now);
             self.sessions.note(principal, context.signals.iter().map(|signal| signal.name), call.now);
             if let Some(signal) = context.signals.iter().find(|signal| self.documents.weights.ends_session(signal.name)) {
-                self.sessions.end(principal, self.key, call.now);
+                end_session(self.sessions, self.streams, principal, (self.key, who.id), call.now);
                 return Err((Reason::SessionEnded, format!("ended by the signal `{}`", signal.name.as_str())));
             }
         }

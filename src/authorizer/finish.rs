@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant as Clock};
 
-use super::{Authorizer, Call, Decided, Findings, caller::Caller, shadow::Said};
+use super::{Authorizer, Call, Decided, Findings, caller::Caller, shadow::Said, stream::end_session};
 use crate::{
     config::RecordWrite,
     context::Context,
@@ -18,10 +18,13 @@ impl Authorizer {
     /// Writes the record, which may still turn an allow into a denial, and counts.
     pub(super) async fn finish(&self, call: &Call<'_>, request: &Request, mut outcome: Outcome, findings: Findings) -> Decided {
         let Findings { caller, peer, principal, context, epoch, revocation, intent, session, .. } = findings;
-        let Findings { input, policy, result, drawn, evaluation, taken, .. } = findings;
+        let Findings { opening, input, policy, result, drawn, evaluation, taken, .. } = findings;
         if let (Some(taken), Some(policy)) = (taken, &policy) {
             self.shadow.compare(taken, &Said { outcome: &outcome, result: result.as_ref(), policy, rule: &call.settings.rule });
         }
+        // A session without a name was not found, or done without.
+        let named = session.as_ref().map(|(_, id)| *id).filter(|id| *id != 0);
+        outcome = self.hold(call, outcome, opening, named);
         let began = Clock::now();
         self.metrics.peer_proved(peer.as_ref().map(|peer| peer.evidence));
         let answer = outcome.answer.as_ref();
@@ -40,11 +43,7 @@ impl Authorizer {
             listener: Arc::clone(&call.listener.name),
             principal: principal.clone(),
             action: context.as_ref().map(|context| ActionRecord::new(context, session.as_ref().map(|(_, id)| *id))),
-            peer: peer.map(|peer| PeerRecord {
-                spiffe_id: Arc::clone(&peer.text),
-                evidence: peer.evidence,
-                sha256: peer.x509.as_ref().map(|x509| Arc::clone(&x509.sha256)),
-            }),
+            peer: peer.as_deref().map(PeerRecord::from),
             input,
             policy: policy.as_ref().map(|policy| PolicyRef::new(policy, Arc::clone(&call.settings.rule))),
             lease: outcome.lease,
@@ -57,8 +56,8 @@ impl Authorizer {
         outcome = self.write(call, record, outcome, caller.as_ref(), context.as_ref()).await;
         self.metrics.stage(Stage::Record, began.elapsed());
         self.metrics.decided(outcome.decision, outcome.reason, protocol, outcome.mode);
-        if let (Some(principal), Some((key, _))) = (&principal, &session) {
-            self.settle(call, &outcome, intent, principal, key);
+        if let (Some(principal), Some(session)) = (&principal, &session) {
+            self.settle(call, &outcome, intent, principal, session);
         }
         Decided { outcome, policy, evaluation, context }
     }
@@ -90,11 +89,13 @@ impl Authorizer {
             Err(_) => Some("the record was not on disk in time".to_owned()),
         };
         if let Some(detail) = failure {
+            self.streams.forget(outcome.id);
             return Outcome::denied(outcome.id, outcome.mode, Reason::RecordUnavailable, Some(detail));
         }
         let mut epoch = body.epoch;
         let (true, Some(caller), Some(context)) = (outcome.goes_through(), caller, context) else { return outcome };
         let Some(hit) = self.revoked_since(call, caller, context, &mut epoch) else { return outcome };
+        self.streams.forget(outcome.id);
         let outcome = Outcome::denied(outcome.id, call.settings.mode, Reason::Revoked, Some(hit.text()));
         // What is on the disk says otherwise: of two records of one decision the later one counts.
         let body = DecisionRecord {
@@ -114,7 +115,7 @@ impl Authorizer {
 
     /// What an answer does to the session. Only a denial that is enforced, and that nobody waits for any more, takes its
     /// intent back: after a timeout the call may have been let through by someone who did not hear of it.
-    fn settle(&self, call: &Call<'_>, outcome: &Outcome, intent: Option<Intent>, principal: &Arc<str>, key: &Key) {
+    fn settle(&self, call: &Call<'_>, outcome: &Outcome, intent: Option<Intent>, principal: &Arc<str>, session: &(Key, u64)) {
         let timed_out = matches!(outcome.reason, Reason::DeadlineExceeded | Reason::PolicyTimeout | Reason::RecordUnavailable);
         match (outcome.decision, outcome.mode, intent) {
             (Decision::Deny, Mode::Enforce, Some(intent)) if !timed_out => {
@@ -129,7 +130,8 @@ impl Authorizer {
             self.sessions.label(principal, &answer.labels, call.now);
         }
         if answer.end_session {
-            self.sessions.end(principal, key, call.now);
+            let (key, id) = session;
+            end_session(&self.sessions, &self.streams, principal, (key, *id), call.now);
         }
     }
 }

@@ -155,7 +155,7 @@ async fn revoke(args: &Args, selector: &Selector, channel: Channel) -> Result<Ex
 }
 
 fn table(args: &Args, selector: &Selector, answer: &RevokeResponse) -> String {
-    let RevokeResponse { revocation, receipt, repeated, volatile: _, principals } = answer;
+    let RevokeResponse { revocation, receipt, repeated, volatile: _, principals, streams } = answer;
     let revocation = revocation.clone().unwrap_or_default();
     let again = if *repeated { "had revoked" } else { "revoked" };
     let floor = revocation.issued_before.as_ref().map(|at| format!(", issued before {} UTC", time(Some(at), INSTANT)));
@@ -164,6 +164,9 @@ fn table(args: &Args, selector: &Selector, answer: &RevokeResponse) -> String {
     text.push_str(&format!("\n{:<10}{} UTC", "until", time(revocation.expires_at.as_ref(), INSTANT)));
     if selector.is_broad() {
         text.push_str(&format!("\n{:<10}{principals} principals with a session now", "falls on"));
+    }
+    if *streams > 0 {
+        text.push_str(&format!("\n{:<10}{streams} live streams", "ended"));
     }
     if let (true, Some(Receipt { log, rev, applied })) = (args.wait, receipt) {
         text.push_str(&format!("\n{:<10}{rev} of log {log}", "rev"));

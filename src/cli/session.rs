@@ -156,7 +156,12 @@ async fn end(args: &End, channel: Channel) -> Result<Exit, Status> {
             session.id,
             inert(&session.principal)
         )),
-        Output::Table => print(format_args!("ended session {} of {}", session.id, inert(&session.principal))),
+        Output::Table => print(format_args!(
+            "ended session {} of {}, and {} live streams in it",
+            session.id,
+            inert(&session.principal),
+            ended.streams
+        )),
     })
 }
 

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
+    Cut,
     guard::{Admitted, Guard},
     proto::{
         timestamp,
@@ -34,13 +35,15 @@ pub struct RevocationApi {
     guard: Arc<Guard>,
     revocations: Arc<Revocations>,
     sessions: Arc<Sessions>,
+    /// Ends the streams that fall under what was revoked.
+    cut: Arc<Cut>,
     /// Of this process, as records name it.
     instance: String,
 }
 
 impl RevocationApi {
-    pub fn new(guard: Arc<Guard>, revocations: Arc<Revocations>, sessions: Arc<Sessions>, instance: String) -> Self {
-        Self { guard, revocations, sessions, instance }
+    pub fn new(guard: Arc<Guard>, revocations: Arc<Revocations>, sessions: Arc<Sessions>, cut: Cut, instance: String) -> Self {
+        Self { guard, revocations, sessions, cut: Arc::new(cut), instance }
     }
 
     /// Works where it may block.
@@ -73,8 +76,12 @@ impl RevocationService for RevocationApi {
                 "{selector}: {principals} principals with a session now fall under it, and others may; confirm it (`--yes`)"
             )));
         }
-        let revoked = self.work(move |revocations, _| revocations.revoke(&asked, clock::now())).await?;
-        let Revoked { revocation, log, repeated } = revoked.map_err(|error| refused(&error))?;
+        let cut = Arc::clone(&self.cut);
+        let revoked = self.work(move |revocations, _| {
+            // First in force, then the streams: one that opens meanwhile finds one or the other.
+            revocations.revoke(&asked, clock::now()).map(|revoked| (revoked, cut(clock::now())))
+        });
+        let (Revoked { revocation, log, repeated }, streams) = revoked.await?.map_err(|error| refused(&error))?;
         admitted.note(format!("rev {}, {}", revocation.rev, revocation.text()));
         if !repeated {
             tracing::info!(revocation = %revocation.id, rev = revocation.rev, author = revocation.author, "an operator revoked");
@@ -86,6 +93,7 @@ impl RevocationService for RevocationApi {
             repeated,
             volatile: !self.revocations.is_durable(),
             principals,
+            streams: u64::try_from(streams).unwrap_or(u64::MAX),
         }))
     }
 

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     clock::{self, Now},
     session::{Count, Listed, Part, Past, Sessions, View},
+    stream::Streams,
 };
 
 /// Sessions of a page, where the caller says nothing, and at most.
@@ -30,12 +31,13 @@ const LOOKS: usize = 1;
 pub struct SessionApi {
     guard: Arc<Guard>,
     sessions: Arc<Sessions>,
+    streams: Arc<Streams>,
     looks: Arc<Semaphore>,
 }
 
 impl SessionApi {
-    pub fn new(guard: Arc<Guard>, sessions: Arc<Sessions>) -> Self {
-        Self { guard, sessions, looks: Arc::new(Semaphore::new(LOOKS)) }
+    pub fn new(guard: Arc<Guard>, sessions: Arc<Sessions>, streams: Arc<Streams>) -> Self {
+        Self { guard, sessions, streams, looks: Arc::new(Semaphore::new(LOOKS)) }
     }
 
     /// Looks through all sessions, which may take a while, on a thread where nobody else waits.
@@ -98,9 +100,11 @@ impl SessionService for SessionApi {
         if !self.sessions.end(&listed.principal, &listed.key, now) {
             return Err(Status::not_found("the session has just gone by itself"));
         }
-        tracing::info!(session = id, principal = %listed.principal, "an operator ended a session");
+        let streams = self.streams.end_session(listed.id);
+        tracing::info!(session = id, principal = %listed.principal, streams, "an operator ended a session");
         let session = Session { ended: true, ..listed.into() };
-        Ok(Response::new(EndSessionResponse { session: Some(session) }))
+        let streams = u32::try_from(streams).unwrap_or(u32::MAX);
+        Ok(Response::new(EndSessionResponse { session: Some(session), streams }))
     }
 }
 

@@ -78,8 +78,19 @@ impl Api {
         let connections = listener.accept(Callers::Operators(vec![uid], told), Arc::clone(&metrics), api.stop.clone());
         let (policies, recorder) = (Arc::clone(&api.policies), api.recorder.clone());
         let (sessions, revocations) = (Arc::clone(&api.sessions), Arc::clone(&api.revocations));
+        let streams = Arc::new(Streams::new(&config::Limits::default()));
         let instance = "test-instance".to_owned();
-        let parts = Parts { policies, recorder, recent, file: Some(file), sessions, revocations, instance };
+        let parts = Parts {
+            policies,
+            recorder,
+            recent,
+            file: Some(file),
+            sessions,
+            revocations,
+            streams,
+            cut: Box::new(|_| 0),
+            instance,
+        };
         tokio::spawn(serve(parts, metrics, connections, strangers, api.stop.clone()));
         api
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     ActionRecord, Body, Caller, ControlRecord, DecisionRecord, Gap, KeptInput, Mask, PeerRecord, PolicyRecord, PolicyRef, Record,
-    ShadowAnswer, ShadowRecord,
+    ShadowAnswer, ShadowRecord, StreamEndRecord,
 };
 use crate::{clock::Now, policy::Drawn, state, verdict};
 
@@ -181,6 +181,21 @@ struct ControlBody<'a> {
 }
 
 #[derive(Serialize)]
+struct StreamEndBody<'a> {
+    #[serde(serialize_with = "display")]
+    decision_id: Uuid,
+    reason: &'static str,
+    enforced: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<Peer<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    principal: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<String>,
+    lasted_ms: u128,
+}
+
+#[derive(Serialize)]
 struct GapBody {
     count: u64,
     dropped: u64,
@@ -207,6 +222,7 @@ impl Encoder {
             Body::Shadow(shadow) => self.shadow(record, shadow, seq, out),
             Body::Policy(policy) => self.write(record, seq, policy_body(policy), out),
             Body::Control(control) => self.control(record, control, seq, out),
+            Body::StreamEnd(end) => self.write(record, seq, stream_end_body(end), out),
             Body::Gap(gap) => self.write(record, seq, gap_body(gap), out),
         };
         if written {
@@ -387,7 +403,7 @@ fn action(action: &ActionRecord) -> Action<'_> {
         degraded: *degraded,
         args_digest: args_digest.as_deref(),
         risk: *risk,
-        session: session.map(|id| format!("{id:016x}")),
+        session: session.map(session_name),
     }
 }
 
@@ -434,6 +450,23 @@ fn control_body(control: &ControlRecord, request: Option<Value>, request_left_ou
         request,
         request_left_out,
     }
+}
+
+fn stream_end_body(record: &StreamEndRecord) -> StreamEndBody<'_> {
+    let StreamEndRecord { decision_id, end, enforced, peer: held, principal, session, lasted } = record;
+    StreamEndBody {
+        decision_id: *decision_id,
+        reason: end.as_str(),
+        enforced: *enforced,
+        peer: held.as_ref().map(peer),
+        principal: cut(principal.as_deref(), MAX_TEXT),
+        session: session.map(session_name),
+        lasted_ms: lasted.as_millis(),
+    }
+}
+
+fn session_name(id: u64) -> String {
+    format!("{id:016x}")
 }
 
 /// Puts the input, which is JSON already, as the last member into the body that `out` ends with.

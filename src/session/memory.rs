@@ -265,6 +265,11 @@ impl Memory {
         ended
     }
 
+    pub(super) fn has_ended(&self, principal: &Arc<str>, id: u64) -> bool {
+        let ended = |principal: &mut Principal| principal.sessions.iter().any(|session| session.id == id && session.ended);
+        self.with_known(principal, ended).unwrap_or_default()
+    }
+
     pub(super) fn list(&self, after: Option<u64>, limit: usize, now: Now, wanted: impl Fn(&Listed) -> bool) -> Vec<Listed> {
         let mut found = std::collections::BTreeMap::new();
         for shard in &self.shards {

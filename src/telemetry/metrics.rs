@@ -80,7 +80,7 @@ labels! {
     /// What a log service said to a request; failed is everything but yes and too large.
     UploadAnswer { Accepted => "accepted", TooLarge => "too_large", Failed => "failed", }
     /// The kind of a record.
-    RecordKind { Decision => "decision", Shadow => "shadow", Policy => "policy", Control => "control", Gap => "gap", }
+    RecordKind { Decision => "decision", Shadow => "shadow", Policy => "policy", Control => "control", StreamEnd => "stream_end", Gap => "gap", }
     /// What became of a record: written, dropped because the queue was full, or lost to a sink that fails.
     RecordResult { Written => "written", Dropped => "dropped", Failed => "failed", }
 }
@@ -115,6 +115,9 @@ pub struct Metrics {
     callers_refused: Vec<BoundCounter<u64>>,
     control_calls: Counter<u64>,
     revocations: Gauge<u64>,
+    streams: UpDownCounter<i64>,
+    streams_ended: Counter<u64>,
+    streams_refused: Counter<u64>,
     shadow_reloads: Vec<BoundCounter<u64>>,
     shadow: Vec<BoundCounter<u64>>,
     shadow_by_rule: Counter<u64>,
@@ -236,6 +239,9 @@ impl Metrics {
                 .collect(),
             control_calls: counter("doorward.control.calls", "Calls of our own API, by what became of them."),
             revocations: gauge("doorward.revocations", "Revocations that count."),
+            streams: meter.i64_up_down_counter("doorward.streams.live").with_description("Live streams that are held.").build(),
+            streams_ended: counter("doorward.streams.ended", "Streams that are over, by why."),
+            streams_refused: counter("doorward.streams.refused", "Streams that rest on no allow, by why."),
             shadow_reloads: reloads("doorward.shadow.reloads", "Attempts to load the second policy set."),
             shadow: Compared::ALL.iter().map(|result| shadow.bind(&[KeyValue::new("result", result.as_str())])).collect(),
             shadow_by_rule: counter("doorward.shadow.differences", "Calls that a second policy set answered otherwise, by rule."),
@@ -411,6 +417,24 @@ impl Metrics {
     /// So many count now.
     pub fn revocations(&self, count: usize) {
         self.revocations.record(u64::try_from(count).unwrap_or(u64::MAX), &[]);
+    }
+
+    pub fn stream_opened(&self) {
+        self.streams.add(1, &[]);
+    }
+
+    pub fn stream_closed(&self) {
+        self.streams.add(-1, &[]);
+    }
+
+    /// `reason` is one of the closed words of `stream::End`.
+    pub fn stream_ended(&self, reason: &'static str) {
+        self.streams_ended.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// `reason` is one of the closed words of `envoy::ext_proc`.
+    pub fn stream_refused(&self, reason: &'static str) {
+        self.streams_refused.add(1, &[KeyValue::new("reason", reason)]);
     }
 
     pub fn caller_refused(&self, transport: Transport) {

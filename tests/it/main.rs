@@ -30,6 +30,7 @@ mod real_wiring;
 mod revocations;
 mod sessions;
 mod shadow;
+mod streams;
 mod tidy;
 mod tools;
 mod wiring;

@@ -21,6 +21,7 @@ use crate::{
     record::Recorder,
     revocation::{Asked, DEFAULT_LIFE, Revocations, Selector},
     session::Sessions,
+    stream::Streams,
     telemetry::Telemetry,
     trust::{TrustStore, testing::Authority},
 };
@@ -66,6 +67,7 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
         tokens: Arc::new(Tokens::new(&config.tokens, Arc::default()).unwrap()),
         sessions: Arc::new(Sessions::open(&config.sessions, clock::now()).unwrap()),
         revocations: Arc::clone(&revocations),
+        streams: Arc::new(Streams::new(&config.limits)),
         policies,
         permits: Arc::clone(&permits),
         shadow: Shadow::start(Arc::default(), recorder.clone(), telemetry.metrics()).unwrap(),
