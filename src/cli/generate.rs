@@ -6,7 +6,7 @@ use spiffe::TrustDomain;
 
 use super::{Exit, complain, print};
 use crate::{
-    config::{Placement, Size, Span},
+    config::{self, Placement, Size, Span},
     wiring::generate::{self, Certificates, Plan, Upstream},
 };
 
@@ -22,6 +22,7 @@ Examples:
   doorward gen envoy --upstream 127.0.0.1:8080                          in front of one workload
   doorward gen envoy --upstream api.internal:443 --placement egress     for the calls that a workload makes
   doorward gen envoy --upstream 127.0.0.1:8080 --xfcc                   where an intermediate issues SVIDs
+  doorward gen envoy --upstream 127.0.0.1:8080 --streams /events        with streams that can be ended
   doorward gen envoy --filter-only                                      for an Envoy already in use
 
 Exit codes: 0 done, 3 flags that do not fit together")]
@@ -77,9 +78,12 @@ pub(super) struct Args {
     /// Port that says from outside whether Envoy is ready
     #[arg(long, value_name = "PORT", requires = "admin")]
     probe: Option<u16>,
-    /// Prefix of paths that are streams, so that no body is held back; may be repeated
+    /// Prefix of paths that are streams: no body is held back, and doorward can end them while they live; may be repeated
     #[arg(long, value_name = "PREFIX", value_parser = prefix)]
     streams: Vec<String>,
+    /// Most live streams; `limits.streams` of doorward
+    #[arg(long, value_name = "NUMBER", default_value_t = config::Limits::default().streams, requires = "streams")]
+    stream_limit: usize,
     /// Print the filter and the cluster only, to be pasted
     #[arg(long)]
     filter_only: bool,
@@ -115,6 +119,7 @@ pub(super) fn run(command: &Command) -> Exit {
         admin: args.admin,
         probe: args.probe,
         streams: args.streams.clone(),
+        stream_limit: args.stream_limit,
     };
     let text = if args.filter_only { generate::piece(&plan) } else { generate::whole(&plan) };
     print(text.trim_end())

@@ -8,6 +8,9 @@ use spiffe::TrustDomain;
 
 use crate::config::{Placement, Size, Span};
 
+/// Envoy's limit of streams is above doorward's by this share of it.
+const STREAM_ROOM: usize = 4;
+
 /// What is to be printed.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -32,8 +35,10 @@ pub struct Plan {
     pub admin: Option<u16>,
     /// Port that tells from outside whether Envoy is ready.
     pub probe: Option<u16>,
-    /// Prefixes of paths whose bodies are streams.
+    /// Prefixes of paths whose bodies are streams, which doorward can end while they live.
     pub streams: Vec<String>,
+    /// Most live streams that doorward holds.
+    pub stream_limit: usize,
 }
 
 /// `host:port` of what is behind Envoy.
@@ -86,8 +91,8 @@ pub fn piece(plan: &Plan) -> String {
         "# For an Envoy already in use, printed by\n#\n#   {}\n#\n# The filter goes before the router of each HTTP connection manager, the cluster into static_resources.clusters.\n\
          http_filters:\n{}clusters:\n{}",
         plan.command,
-        filter(plan),
-        doorward(plan)
+        filters(plan),
+        clusters_of_doorward(plan)
     )
 }
 
@@ -140,7 +145,7 @@ fn listeners(plan: &Plan) -> String {
             ),
             ("XFCC", xfcc(plan).to_owned()),
             ("STREAMS", streams),
-            ("FILTER", filter(plan)),
+            ("FILTER", filters(plan)),
             ("UPSTREAM", name(plan).to_owned()),
         ],
     );
@@ -223,19 +228,30 @@ fn certificates(plan: &Plan) -> String {
     )
 }
 
-fn filter(plan: &Plan) -> String {
-    fill(
+fn filters(plan: &Plan) -> String {
+    let timeout = format!("{}s", plan.timeout.duration().as_secs_f64());
+    let mut text = fill(
         include_str!("generate/filter.yaml"),
-        &[
-            ("TIMEOUT", format!("{}s", plan.timeout.duration().as_secs_f64())),
-            ("MAX_BODY", plan.max_body.to_string()),
-            ("BODY", plan.max_body.bytes().to_string()),
-        ],
-    )
+        &[("TIMEOUT", timeout.clone()), ("MAX_BODY", plan.max_body.to_string()), ("BODY", plan.max_body.bytes().to_string())],
+    );
+    if !plan.streams.is_empty() {
+        text.push_str(&fill(include_str!("generate/ext_proc.yaml"), &[("TIMEOUT", timeout)]));
+    }
+    text
 }
 
-fn doorward(plan: &Plan) -> String {
-    fill(include_str!("generate/doorward.yaml"), &[("SOCKET", scalar(&plan.socket))])
+fn clusters_of_doorward(plan: &Plan) -> String {
+    let mut text = fill(include_str!("generate/doorward.yaml"), &[("SOCKET", scalar(&plan.socket))]);
+    if !plan.streams.is_empty() {
+        let limit = plan.stream_limit;
+        let values = [
+            ("SOCKET", scalar(&plan.socket)),
+            ("LIMIT", limit.to_string()),
+            ("REQUESTS", limit.saturating_add((limit / STREAM_ROOM).max(1)).to_string()),
+        ];
+        text.push_str(&fill(include_str!("generate/streams_cluster.yaml"), &values));
+    }
+    text
 }
 
 fn clusters(plan: &Plan) -> String {
@@ -254,7 +270,7 @@ fn clusters(plan: &Plan) -> String {
         ],
     );
     text.push('\n');
-    text.push_str(&doorward(plan));
+    text.push_str(&clusters_of_doorward(plan));
     if let (Some(_), Some(admin)) = (plan.probe, plan.admin) {
         text.push_str(&fill(include_str!("generate/admin_cluster.yaml"), &[("PORT", admin.to_string())]));
     }

@@ -1,6 +1,6 @@
 //! What weakens doorward in an Envoy configuration: each finding has a code, the place, what it costs, and the lines that
 //! mend it. Only what is known to be weak is told; an unknown field is nobody's mistake. One file looks at one part:
-//! `listener`, `manager`, `route`, `filter`, `cluster`.
+//! `listener`, `manager`, `route`, `filter`, `stream`, `cluster`.
 
 mod cluster;
 mod code;
@@ -8,6 +8,7 @@ mod filter;
 mod listener;
 mod manager;
 mod route;
+mod stream;
 #[cfg(test)]
 mod tests;
 

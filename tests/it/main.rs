@@ -23,6 +23,7 @@ mod real_envoy;
 mod real_issuers;
 mod real_opa_bundles;
 mod real_opa_uploads;
+mod real_streams;
 mod real_telemetry;
 mod real_tokens;
 mod real_trust;

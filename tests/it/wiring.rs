@@ -59,7 +59,7 @@ fn a_weakness_is_shown_with_its_line_and_what_to_write() {
     let folder = tempfile::TempDir::new().unwrap();
     let file = folder.path().join("envoy.yaml");
     let envoy = fs::read_to_string("deploy/envoy/envoy.yaml").unwrap();
-    fs::write(&file, envoy.replace("failure_mode_allow: false", "failure_mode_allow: true")).unwrap();
+    fs::write(&file, envoy.replacen("failure_mode_allow: false", "failure_mode_allow: true", 1)).unwrap();
     let output = doorward(&["check", "--envoy", file.to_str().unwrap()]);
     let shown = text(&output.stdout);
     let line = 1 + envoy.lines().position(|line| line.contains("failure_mode_allow")).unwrap();
@@ -93,6 +93,7 @@ fn flags_that_do_not_fit_are_refused() {
         &["--upstream", "a:1", "--socket", "relative.sock"],
         &["--upstream", "a:1", "--streams", "no-slash"],
         &["--upstream", "a:1", "--probe", "9902"],
+        &["--upstream", "a:1", "--stream-limit", "5"],
     ] {
         let output = doorward(&[&["gen", "envoy"], args].concat());
         assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{args:?}");

@@ -9,9 +9,12 @@ use crate::config::{Address, Node};
 /// Envoy's own limit where no circuit breaker is set, of requests and of those that wait.
 const DEFAULT_LIMIT: u64 = 1024;
 
+/// Where a filter with a gRPC service names its cluster.
+pub(super) const NAME: &str = "grpc_service.envoy_grpc.cluster_name";
+
 /// The cluster that the filter with this configuration asks, if it is in the file.
 pub(super) fn asked<'a>(report: &Report<'a, '_>, filter: &'a Node) -> Option<&'a Node> {
-    report.scene.cluster(filter.text_at("grpc_service.envoy_grpc.cluster_name"))
+    report.scene.cluster(filter.text_at(NAME))
 }
 
 /// Where an address of Envoy leads, as our configuration would write it.
@@ -48,12 +51,18 @@ pub(super) fn lint<'a>(report: &mut Report<'a, '_>, service: &'a Node) {
         report.add(Code::ClusterNotHttp2, cluster);
     }
     let queue = report.config.map_or(DEFAULT_LIMIT, |config| config.limits.queue as u64);
-    // The default priority is the one that Checks have.
+    let (most, place) = most_requests(cluster);
+    if most <= queue {
+        report.add(Code::CircuitBreakersLow, place);
+    }
+}
+
+/// How many requests Envoy has under way at most, and where that is written, or should be.
+pub(super) fn most_requests(cluster: &Node) -> (u64, &Node) {
+    // The default priority is the one that our requests have.
     let threshold = cluster.list("circuit_breakers.thresholds").iter().find(|limits| !limits.is_word("priority", "HIGH", 1));
     let limit = |field: &str| threshold.and_then(|limits| limits.number_at(field)).unwrap_or(DEFAULT_LIMIT);
-    if limit("max_requests").min(limit("max_pending_requests")) <= queue {
-        report.add(Code::CircuitBreakersLow, threshold.unwrap_or(cluster));
-    }
+    (limit("max_requests").min(limit("max_pending_requests")), threshold.unwrap_or(cluster))
 }
 
 fn lint_endpoints<'a>(report: &mut Report<'a, '_>, cluster: &'a Node) {
@@ -84,7 +93,7 @@ fn written(address: &Address) -> String {
     }
 }
 
-fn speaks_http2(cluster: &Node) -> bool {
+pub(super) fn speaks_http2(cluster: &Node) -> bool {
     let options = cluster.entries("typed_extension_protocol_options");
     let named = options.iter().find(|(name, _)| name.ends_with(".HttpProtocolOptions")).map(|(_, options)| options);
     let explicit = |options: &Node| {

@@ -212,6 +212,21 @@ codes! {
     CircuitBreakersLow => "circuit_breakers_low", Warning,
         "Envoy refuses calls itself before doorward's queue is full, and those leave no record",
         "circuit_breakers: {thresholds: [{max_pending_requests: 4096, max_requests: 4096}]}";
+    StreamsShareCluster => "streams_share_cluster", Warning,
+        "each live stream takes one of the requests that the cluster may have: with many of them Envoy refuses calls, and doorward is not asked",
+        "grpc_service: {envoy_grpc: {cluster_name: doorward_streams}}  # what `doorward gen envoy --streams` prints under clusters";
+    StreamBreakersLow => "stream_breakers_low", Warning,
+        "Envoy refuses streams itself before doorward's `limits.streams` is reached, and those leave no record",
+        "circuit_breakers: {thresholds: [{max_connections: 64, max_pending_requests: 12500, max_requests: 12500}]}";
+    StreamsFailOpen => "streams_fail_open", Error,
+        "a stream goes on when doorward ends it: who was shut out keeps what is open",
+        "failure_mode_allow: false";
+    StreamsNotHeld => "streams_not_held", Error,
+        "Envoy lets go of doorward once it has seen the head of a request, so that nothing can end the stream",
+        "processing_mode: {request_header_mode: SEND, response_header_mode: SKIP, response_trailer_mode: SEND}";
+    StreamsUnnamed => "streams_unnamed", Error,
+        "the decision id does not reach doorward, so that it refuses every stream",
+        "metadata_options: {forwarding_namespaces: {untyped: [envoy.filters.http.ext_authz]}}";
     AdminExposed => "admin_exposed", Error,
         "whoever reaches the admin interface reads the configuration, changes runtime values and stops Envoy",
         "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}}";

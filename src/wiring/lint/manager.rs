@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Code, Report, cluster, filter, route};
+use super::{Code, Report, cluster, filter, route, stream};
 use crate::{
     config::{Node, Xfcc},
     wiring::field::Typed,
@@ -49,7 +49,7 @@ pub(super) fn lint_piece<'a>(report: &mut Report<'a, '_>, filters: &'a Node) {
 
 /// Looks at the filters in their order; returns the names under which routes speak of ours.
 fn lint_filters<'a>(report: &mut Report<'a, '_>, filters: &'a [Node]) -> Vec<&'a str> {
-    let mut names = Vec::new();
+    let (mut names, mut authorizers) = (Vec::new(), Vec::new());
     for http_filter in filters {
         let Some(Typed { name, mut body }) = report.scene.filter_config(http_filter) else {
             if is_unseen(report, http_filter) {
@@ -74,7 +74,9 @@ fn lint_filters<'a>(report: &mut Report<'a, '_>, filters: &'a [Node]) -> Vec<&'a
         }
         filter::lint(report, body);
         names.push(http_filter.text_at("name"));
+        authorizers.push(body);
     }
+    stream::lint(report, filters, &authorizers);
     names
 }
 

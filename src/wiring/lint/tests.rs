@@ -25,6 +25,7 @@ fn plan() -> Plan {
         admin: Some(9901),
         probe: Some(9902),
         streams: vec!["/stream/".to_owned()],
+        stream_limit: 10_000,
     }
 }
 
@@ -133,7 +134,11 @@ const WEAK: &[(Code, &str, &str)] = &[
         "- upgrade_type: websocket",
         "- {upgrade_type: websocket, filters: [{name: envoy.filters.http.router}]}",
     ),
-    (Code::RouteDisabled, "check_settings: {disable_request_body_buffering: true}", "disabled: true"),
+    (
+        Code::RouteDisabled,
+        "check_settings: {disable_request_body_buffering: true, ",
+        "disabled: true\n                    ignored: {",
+    ),
     (
         Code::RouteDisabled,
         "domains: [\"*\"]\n              routes:\n              # Streams",
@@ -144,11 +149,7 @@ const WEAK: &[(Code, &str, &str)] = &[
         "route: {cluster: workload, timeout: 15s}",
         "route: {weighted_clusters: {clusters: [{name: workload, weight: 1, typed_per_filter_config: {envoy.filters.http.ext_authz: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute, disabled: true}}}]}}",
     ),
-    (
-        Code::RouteService,
-        "check_settings: {disable_request_body_buffering: true}",
-        "check_settings: {grpc_service: {envoy_grpc: {cluster_name: other}}}",
-    ),
+    (Code::RouteService, "disable_request_body_buffering: true", "grpc_service: {envoy_grpc: {cluster_name: other}}"),
     (Code::RouteRetry, "timeout: 15s}", "timeout: 15s, retry_policy: {retry_on: \"gateway-error,reset\"}}"),
     (Code::RouteRetry, "domains: [\"*\"]\n", "domains: [\"*\"]\n              retry_policy: {retry_on: 5xx}\n"),
     (Code::PathNotNormalised, "normalize_path: true", "normalize_path: false"),
@@ -209,6 +210,16 @@ const WEAK: &[(Code, &str, &str)] = &[
     (Code::ClusterNotHttp2, "http2_protocol_options:\n            # Finds", "ignored:\n            # Finds"),
     (Code::CircuitBreakersLow, "max_requests: 4096", "max_requests: 1024"),
     (Code::CircuitBreakersLow, "circuit_breakers:", "ignored:"),
+    (Code::StreamsShareCluster, "cluster_name: doorward_streams}}", "cluster_name: doorward}}"),
+    (Code::StreamBreakersLow, "max_requests: 12500", "max_requests: 10000"),
+    (Code::StreamBreakersLow, "max_pending_requests: 12500, ", ""),
+    (
+        Code::StreamsFailOpen,
+        "failure_mode_allow: false\n              status_on_error: {code: ServiceUnavailable}\n              # Envoy waits",
+        "failure_mode_allow: true\n              # Envoy waits",
+    ),
+    (Code::StreamsNotHeld, "response_trailer_mode: SEND", "response_trailer_mode: SKIP"),
+    (Code::StreamsUnnamed, "untyped: [envoy.filters.http.ext_authz]", "untyped: [envoy.filters.http.rbac]"),
     (Code::AdminExposed, "address: 127.0.0.1, port_value: 9901", "address: 0.0.0.0, port_value: 9901"),
     (Code::HeaderPrefix, "static_resources:\n", "header_prefix: x-acme\nstatic_resources:\n"),
     (Code::ListenersUnseen, "static_resources:\n", "dynamic_resources: {lds_config: {ads: {}}}\nstatic_resources:\n"),
@@ -237,6 +248,7 @@ const DISAGREEING: &[(Code, &str, &str, &str, &str)] = &[
     (Code::XfccAbsent, "{cert: true, chain: true, uri: true}", "{uri: true}", "", ""),
     (Code::TimeoutShort, "", "", "version: 1", "version: 1\nlimits: {decision: 400ms}"),
     (Code::CircuitBreakersLow, "", "", "version: 1", "version: 1\nlimits: {queue: 5000}"),
+    (Code::StreamBreakersLow, "", "", "version: 1", "version: 1\nlimits: {streams: 20000}"),
 ];
 
 fn patched(text: &str, from: &str, to: &str) -> String {
@@ -282,8 +294,16 @@ fn every_code_has_a_test() {
 }
 
 #[test]
+fn an_ext_proc_that_leads_elsewhere_is_not_ours_to_judge() {
+    let other = generate::whole(&plan()).replace("failure_mode_allow: false", "failure_mode_allow: true");
+    let (before, cluster) = other.split_once("  - name: doorward_streams").unwrap();
+    let cluster = cluster.replacen("/run/doorward/envoy/authz.sock", "/run/other.sock", 1);
+    assert_eq!(codes(&format!("{before}  - name: doorward_streams{cluster}"), None), [Code::FailureModeAllow]);
+}
+
+#[test]
 fn a_filter_behind_a_matcher_is_found_and_looked_at() {
-    let good = generate::whole(&plan());
+    let good = generate::whole(&Plan { streams: Vec::new(), ..plan() });
     let (before, rest) = good.split_once("          - name: envoy.filters.http.ext_authz\n").unwrap();
     let (filter, after) = rest.split_once("          - name: envoy.filters.http.router").unwrap();
     let inner: String = filter.lines().map(|line| format!("    {line}\n")).collect();
@@ -347,7 +367,7 @@ fn an_egress_listener_that_others_reach_is_found() {
 
 #[test]
 fn a_finding_says_where_why_and_what_to_write() {
-    let weak = generate::whole(&plan()).replace("failure_mode_allow: false", "failure_mode_allow: true");
+    let weak = generate::whole(&plan()).replacen("failure_mode_allow: false", "failure_mode_allow: true", 1);
     let [finding] = &findings(&weak, None)[..] else { panic!() };
     let line = weak.lines().position(|line| line.contains("failure_mode_allow")).unwrap() + 1;
     assert_eq!(finding.line, Some(line as u64));
