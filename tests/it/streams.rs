@@ -209,6 +209,32 @@ async fn in_observe_nothing_ends_a_stream_and_the_record_says_what_would_have() 
     assert!(stream.is_alive().await && loose.is_alive().await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_ends_the_session_ends_its_streams_live_and_about_to_be() {
+    let policy = format!("{POLICY}\nallow := {{\"allowed\": true, \"end_session\": true}} if input.parsed_path[0] == \"end\"\n");
+    let policy = policy.replace("allow if {", "allow if {\n    input.parsed_path[0] != \"end\"");
+    let doorward = Doorward::start(&Setup { policy: Some(&policy), ..Setup::default() });
+    doorward.wait_ready();
+    let channel = doorward.channel().await;
+    let (reader, other) = (doorward.ca.svid(READER), doorward.ca.svid(READER));
+    let (_, live) = decide(channel.clone(), &reader).await;
+    let stream = hold(channel.clone(), Some(&live)).await.unwrap();
+    let (_, control) = decide(channel.clone(), &other).await;
+    let mut control = hold(channel.clone(), Some(&control)).await.unwrap();
+    let (_, opening) = decide(channel.clone(), &reader).await;
+    let end = Check::http("POST", "/end").certificate(&reader.url_encoded()).0;
+    assert_eq!(Answer::read(check(channel.clone(), end).await.unwrap()).code, 0);
+    assert_eq!(stream.end().await, Code::PermissionDenied);
+    let refused = hold(channel.clone(), Some(&opening)).await.map(|_| ()).unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::PermissionDenied, "doorward ended the stream: session_ended"));
+    for id in [&live, &opening] {
+        assert_eq!(end_of(&doorward, id)["reason"], "session_ended");
+    }
+    let (code, late) = decide(channel, &reader).await;
+    assert_eq!((code, &doorward.record(&late)["body"]["reason"]), (7, &json!("session_ended")));
+    assert!(control.is_alive().await, "the same caller in another session");
+}
+
 /// What ten thousand streams take: each from a caller of its own, over few connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_streams_live_in_bounded_memory() {
