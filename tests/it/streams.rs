@@ -164,7 +164,7 @@ async fn a_revocation_ends_the_streams_that_fall_under_it_and_those_not_claimed_
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_doorward")).args(revoke).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(answer["streams"], "1", "{answer}");
+    assert_eq!(answer["streams"], 1, "{answer}");
     assert_eq!(stream.end().await, Code::PermissionDenied);
     assert_eq!(end_of(&doorward, &held)["reason"], "revoked");
     assert_eq!(hold(channel.clone(), Some(&waiting)).await.map(|_| ()).unwrap_err().code(), Code::PermissionDenied);
