@@ -54,6 +54,8 @@ use crate::{
 const DECISION_STACK: usize = 16 * 1024 * 1024;
 /// Longest time for the records to be uploaded and written, at shutdown.
 const RECORDS: Duration = Duration::from_secs(5);
+/// How long Envoy has to hear that its live streams go on without us.
+const LET_GO: Duration = Duration::from_millis(250);
 /// The same for telemetry to be pushed out.
 const FLUSH: Duration = Duration::from_secs(3);
 
@@ -242,7 +244,7 @@ impl App {
                 message: config.limits.message.bytes(),
                 decision: config.limits.decision.duration(),
             };
-            let holder = reloader.holder(telemetry.metrics(), stop.clone());
+            let holder = reloader.holder(telemetry.metrics());
             let (health, limits, reflection) = (health_service.clone(), config.limits.clone(), part.reflection);
             let (metrics, stop) = (telemetry.metrics(), stop.clone());
             servers.spawn_on(
@@ -266,7 +268,7 @@ impl App {
             ended = servers.join_next() => ended,
         };
         readiness.draining();
-        drain(&config.limits, failed.is_none(), &mut servers, &mut signals, &stop).await;
+        drain(&config.limits, failed.is_none(), authorizer.streams(), &mut servers, &mut signals, &stop).await;
         save_sessions(Arc::clone(authorizer.sessions())).await;
         if let Err(error) = records.shutdown(RECORDS).await {
             tracing::error!(%error, "records were lost at shutdown");
@@ -289,6 +291,7 @@ impl App {
 async fn drain(
     limits: &config::Limits,
     gently: bool,
+    streams: &Streams,
     servers: &mut JoinSet<anyhow::Result<()>>,
     signals: &mut Signals,
     stop: &CancellationToken,
@@ -299,6 +302,10 @@ async fn drain(
             () = sleep(limits.grace.duration()) => {}
             () = signals.stop() => {}
         }
+    }
+    // Envoy has to hear of it before the connection goes, which would end the streams.
+    if streams.release() && gently {
+        sleep(LET_GO).await;
     }
     stop.cancel();
     let drained = tokio::select! {
@@ -473,8 +480,8 @@ fn here_pairs(environment: &Environment, instance: &str) -> Vec<(&'static str, O
 }
 
 impl Reloader {
-    fn holder(&self, metrics: Arc<Metrics>, stop: CancellationToken) -> Holder {
-        Holder { authorizer: Arc::clone(&self.authorizer), recorder: self.recorder.clone(), metrics, stop }
+    fn holder(&self, metrics: Arc<Metrics>) -> Holder {
+        Holder { authorizer: Arc::clone(&self.authorizer), recorder: self.recorder.clone(), metrics }
     }
 
     fn here(&self, place: &config::Place, listener: &config::Listener) -> Here {

@@ -18,6 +18,7 @@ use std::{
 
 use foldhash::quality::RandomState;
 use tokio::{sync::oneshot, time::sleep};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
@@ -95,6 +96,8 @@ pub struct Streams {
     hasher: RandomState,
     generation: AtomicU64,
     counts: Arc<Counts>,
+    /// Doorward is about to stop: streams go on without it.
+    released: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -135,7 +138,19 @@ impl Streams {
             hasher: RandomState::default(),
             generation: AtomicU64::new(0),
             counts: Arc::new(counts),
+            released: CancellationToken::new(),
         }
+    }
+
+    /// Lets go of all streams and cuts none; whether there were any.
+    pub fn release(&self) -> bool {
+        self.released.cancel();
+        self.counts.all.load(Ordering::SeqCst) > 0
+    }
+
+    /// Waits until [`Streams::release`].
+    pub async fn released(&self) {
+        self.released.cancelled().await;
     }
 
     /// How many cuts there have been. Taken before anything is looked at that a cut may be about.

@@ -13,7 +13,12 @@ PROPTEST_CASES=20000 cargo test --locked --lib -- propert any_ d53_
 
 echo "== races: 10,000 rounds each through the binary"
 cargo build --locked --bin doorward
-RACE_ROUNDS=10000 DOORWARD_BIN=$PWD/target/debug/doorward cargo test --locked --test it sessions::of_two_racing sessions::no_post
+RACE_ROUNDS=10000 DOORWARD_BIN=$PWD/target/debug/doorward cargo test --locked --test it -- sessions::of_two_racing sessions::no_post
+
+echo "== 1,000 live streams of each kind are cut"
+bash tests/peers.sh all
+STREAM_CUTS=1000 REQUIRE_PEERS=1 DOORWARD_BIN=$PWD/target/debug/doorward \
+    cargo test --locked --test it -- real_streams::chunked real_streams::websockets real_streams::grpc --nocapture
 
 echo "== 200,000 random policies and inputs against the real OPA"
 bash tests/peers.sh opa

@@ -20,7 +20,6 @@ use envoy_types::pb::{
 };
 use tokio::time::timeout;
 use tokio_stream::Stream as Messages;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
@@ -46,8 +45,6 @@ pub struct Holder {
     pub authorizer: Arc<Authorizer>,
     pub recorder: Recorder,
     pub metrics: Arc<Metrics>,
-    /// Doorward stops: let go of all, and cut none.
-    pub stop: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -87,7 +84,7 @@ impl Held {
                 Phase::Loose => {
                     tokio::select! {
                         message = self.messages.message() => return self.passed(message),
-                        () = self.holder.stop.cancelled() => return None,
+                        () = self.holder.authorizer.streams().released() => return None,
                     }
                 }
                 Phase::Live(live) => {
@@ -95,7 +92,7 @@ impl Held {
                         biased;
                         over = live.stream.over() => over,
                         message = self.messages.message() => return self.passed(message),
-                        () = self.holder.stop.cancelled() => End::Drained,
+                        () = self.holder.authorizer.streams().released() => End::Drained,
                     }
                 }
             };
