@@ -57,11 +57,7 @@ impl World {
     async fn with(documents: &str) -> Self {
         let signer = Signer::new("one");
         let issuer = Issuer::start(Serves::Keys(vec![signer.jwk()])).await;
-        let top = format!(
-            "{SESSIONS}tokens:\n  issuers:\n  - issuer: https://as.example\n    kind: access_token\n    audiences: [orders]\n    \
-             keys: {{url: 'http://{}/jwks', refresh: 1s, min_interval: 1s, timeout: 500ms}}\n",
-            issuer.address
-        );
+        let top = format!("{SESSIONS}{}", issuer.tokens());
         let files = [("documents.yaml", documents)];
         let setup =
             Setup { policy: Some(MIRROR), files: &files, listener: "  placement: gateway\n", top: &top, ..Setup::default() };

@@ -108,11 +108,7 @@ fn text(bytes: &[u8]) -> String {
 async fn each_selector_refuses_the_next_call_and_those_after_a_restart() {
     let signer = Signer::new("one");
     let issuer = Issuer::start(Serves::Keys(vec![signer.jwk()])).await;
-    let tokens = format!(
-        "{KEPT}tokens:\n  issuers:\n  - issuer: https://as.example\n    kind: access_token\n    audiences: [orders]\n    \
-         keys: {{url: 'http://{}/jwks', refresh: 1s, min_interval: 1s, timeout: 500ms}}\n",
-        issuer.address
-    );
+    let tokens = format!("{KEPT}{}", issuer.tokens());
     let mut world = World::start(&tokens);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let token = |jti: &str| {

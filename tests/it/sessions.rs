@@ -166,11 +166,7 @@ async fn no_post_passes_whose_intent_came_after_that_of_an_allowed_read() {
 async fn nothing_a_caller_chooses_sheds_a_label() {
     let signer = Signer::new("one");
     let issuer = Issuer::start(Serves::Keys(vec![signer.jwk()])).await;
-    let tokens = format!(
-        "{KEPT}tokens:\n  issuers:\n  - issuer: https://as.example\n    kind: access_token\n    audiences: [orders]\n    \
-         keys: {{url: 'http://{}/jwks', refresh: 1s, min_interval: 1s, timeout: 500ms}}\n",
-        issuer.address
-    );
+    let tokens = format!("{KEPT}{}", issuer.tokens());
     let mut doorward = start(GATEWAY, &tokens);
     let agent = doorward.ca.svid(AGENT);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();

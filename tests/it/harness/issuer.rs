@@ -90,6 +90,15 @@ pub struct Issuer {
 }
 
 impl Issuer {
+    /// The configuration that takes this issuer's access tokens for `orders`, under the name `https://as.example`.
+    pub fn tokens(&self) -> String {
+        format!(
+            "tokens:\n  issuers:\n  - issuer: https://as.example\n    kind: access_token\n    audiences: [orders]\n    \
+             keys: {{url: 'http://{}/jwks', refresh: 1s, min_interval: 1s, timeout: 500ms}}\n",
+            self.address
+        )
+    }
+
     pub async fn start(serves: Serves) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
