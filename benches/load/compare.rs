@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::{
     client::Client,
     drive::Answers,
-    ledger::{self, Ledger},
+    ledger,
     mesh::Mesh,
     plan::{self, Binaries, Extent, Figures, Load, Target},
     policy::Policy,
@@ -153,14 +153,7 @@ async fn compare(
         });
     }
     for side in [first, second] {
-        let Ledger { written, lost } = Ledger::read(side.operations).await?;
-        if lost > 0 {
-            report.notes.push(format!("{}: {lost} of {} records were lost.", comparison.name(), written + lost));
-        }
-        let refusals = ledger::refusals(side.operations).await;
-        if !refusals.is_empty() {
-            report.notes.push(format!("{}: denied for want of time or room: {refusals}.", comparison.name()));
-        }
+        report.notes.extend(ledger::remarks(side.operations, comparison.name()).await?);
     }
     Ok(())
 }

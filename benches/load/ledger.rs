@@ -34,6 +34,15 @@ impl Ledger {
     }
 }
 
+/// What a reader of the figures should know of a run: records that were lost, and denials that the policy did not ask for.
+pub(crate) async fn remarks(operations: SocketAddr, run: &str) -> anyhow::Result<Vec<String>> {
+    let Ledger { written, lost } = Ledger::read(operations).await?;
+    let refusals = refusals(operations).await;
+    let lost = (lost > 0).then(|| format!("With {run}, doorward lost {lost} of {} records.", written + lost));
+    let refused = format!("With {run}, doorward denied calls for want of time or room: {refusals}.");
+    Ok(lost.into_iter().chain((!refusals.is_empty()).then_some(refused)).collect())
+}
+
 /// Denials that the policy did not ask for, `policy_timeout 3, overloaded 1`; empty when there are none, or no metrics.
 pub(crate) async fn refusals(operations: SocketAddr) -> String {
     let text = metrics(operations).await.unwrap_or_default();

@@ -15,7 +15,7 @@ use crate::{
     client::Client,
     drive::{self, Answers},
     envoy::{self, Route},
-    ledger::{self, Ledger},
+    ledger,
     mesh::{Mesh, Svid},
     policy::Policy,
     report::{Paced, Report, Row},
@@ -82,14 +82,7 @@ pub(crate) async fn run(binaries: &Binaries, policies: &[Policy], extent: &Exten
         if let Some(binary) = binaries.envoy.as_ref().filter(|_| policy.tokens() == 0) {
             stage.through_envoy(binary, &mesh, &caller, &mut report).await?;
         }
-        let Ledger { written, lost } = Ledger::read(stage.operations).await?;
-        if lost > 0 {
-            report.notes.push(format!("With {}, doorward lost {lost} of {} records.", policy.name(), written + lost));
-        }
-        let refusals = ledger::refusals(stage.operations).await;
-        if !refusals.is_empty() {
-            report.notes.push(format!("With {}, doorward denied calls for want of time or room: {refusals}.", policy.name()));
-        }
+        report.notes.extend(ledger::remarks(stage.operations, policy.name()).await?);
     }
     Ok(report)
 }
