@@ -466,13 +466,13 @@ impl Authorizer {
     /// Who calls: the peer by its certificate, and what the request's own credentials add.
     fn identify(&self, call: &Call<'_>, request: &Request) -> Caller {
         let began = Clock::now();
-        let who = self.identity.who(request.source.as_ref(), xfcc(request), &call.listener.rules, call.now);
+        let rules = &call.listener.rules;
+        let header = xfcc(request).filter(|_| rules.reads_xfcc()).map(Header::parse);
+        let who = self.identity.who(request.source.as_ref(), header.as_ref(), rules, call.now);
         self.metrics.stage(Stage::Identity, began.elapsed());
         let mut caller = Caller::from(who);
-        if caller.peer.is_some() && call.listener.rules.reads_xfcc() {
-            // It was read a moment ago, or there would be no peer.
-            let header = xfcc(request).and_then(|text| Header::parse(text).ok());
-            caller.forwarded = header.map(|header| header.forwarded()).unwrap_or_default();
+        if let (Some(_), Some(Ok(header))) = (&caller.peer, &header) {
+            caller.forwarded = header.forwarded();
         }
         let began = Clock::now();
         if let (Some(http), None) = (&request.http, caller.peer_invalid) {

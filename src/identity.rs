@@ -182,9 +182,9 @@ impl Identity {
         Self { trust, checked, own, me: ArcSwapOption::empty() }
     }
 
-    /// Decides who `source` is, under the rules of the listener that was asked. `xfcc` is the joined text of the header
+    /// Decides who `source` is, under the rules of the listener that was asked. `xfcc` is what was read of the header
     /// `x-forwarded-client-cert`.
-    pub fn who(&self, source: Option<&Endpoint>, xfcc: Option<&str>, rules: &PeerRules, now: Now) -> Who {
+    pub fn who(&self, source: Option<&Endpoint>, xfcc: Option<&Result<Header<'_>, Reason>>, rules: &PeerRules, now: Now) -> Who {
         // On the way out it is our own workload that calls: a certificate in the request is somebody else's.
         if rules.placement == Placement::Egress {
             return self.own_peer(now).map_or_else(Who::Invalid, Who::Proved);
@@ -200,11 +200,12 @@ impl Identity {
             return Who::Absent;
         }
         // Judged at each call: that a certificate was proved before makes no forged header a good one.
-        let xfcc = match xfcc.filter(|_| rules.reads_xfcc()).map(Header::parse).transpose() {
-            Ok(xfcc) => xfcc,
-            Err(reason) => return Who::Invalid(reason),
+        let xfcc = match xfcc.filter(|_| rules.reads_xfcc()) {
+            Some(Err(reason)) => return Who::Invalid(*reason),
+            Some(Ok(xfcc)) => Some(xfcc),
+            None => None,
         };
-        match self.checked(&source.certificate, xfcc.as_ref(), evidence, rules.strict_basic_constraints, now) {
+        match self.checked(&source.certificate, xfcc, evidence, rules.strict_basic_constraints, now) {
             Who::Proved(peer) => match holds(&peer, &source.principal, now) {
                 Ok(()) => Who::Proved(peer),
                 Err(reason) => Who::Invalid(reason),

@@ -9,7 +9,7 @@ use crate::{
     clock::Now,
     config::{self, Config, Environment, Own, Placement, RegoVersion},
     envoy::{decode, descriptors::Descriptors},
-    identity::{Identity, Peer, PeerRules, Who},
+    identity::{Header, Identity, Peer, PeerRules, Who},
     policy::{
         input::Here,
         inspect::{Opened, open},
@@ -135,7 +135,7 @@ impl Sidecar {
     pub(super) fn who(&self, request: &Request, now: Now, notes: &mut Vec<String>) -> Who {
         let source = request.source.as_ref();
         if let Some(rules) = &self.rules {
-            return self.identity.who(source, xfcc(request), rules, now);
+            return self.identity.who(source, xfcc(request).map(Header::parse).as_ref(), rules, now);
         }
         let believed = config::PeerTrust { trust: config::PeerProof::Certificate, ..config::PeerTrust::default() };
         let who = self.identity.who(source, None, &PeerRules::new(&believed, Placement::default()), now);

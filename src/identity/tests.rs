@@ -357,9 +357,11 @@ fn intermediates_come_from_the_header_where_the_listener_says_so() {
     let later = Now::from_seconds(u64::try_from(NOW.seconds()).unwrap() + 61);
     let identity = identity(&folder);
     let ask = |header: Option<&str>, rules: &PeerRules, now| {
-        outcome(identity.who(Some(&source(&leaf.text(), "")), header, rules, now)).map_err(|who| match who {
-            Who::Invalid(reason) => reason,
-            other => panic!("{other:?}"),
+        outcome(identity.who(Some(&source(&leaf.text(), "")), header.map(Header::parse).as_ref(), rules, now)).map_err(|who| {
+            match who {
+                Who::Invalid(reason) => reason,
+                other => panic!("{other:?}"),
+            }
         })
     };
     for (name, header, rules, now, expected) in [
