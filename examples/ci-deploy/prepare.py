@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import sys
 
-from layout import ROOT, derive, free_ports, inbound_envoy, tell
+from layout import ROOT, free_ports, inbound_envoy, own_doorward, tell
 from svids import make_svids
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -25,16 +25,11 @@ def main(folder: pathlib.Path) -> None:
     )
     for name in ("policy", "documents"):
         shutil.copytree(HERE / name, folder / name)
-    derive(
-        HERE / "doorward.yaml",
-        folder / "doorward.yaml",
-        {
-            "/run/doorward/envoy/authz.sock": folder / "authz.sock",
-            "../../policies": ROOT / "policies",
-            "127.0.0.1:9919": f"127.0.0.1:{ports['operations']}",
-            "127.0.0.1:8400": f"127.0.0.1:{ports['issuer']}",
-        },
-    )
+    more = {
+        "../../policies": ROOT / "policies",
+        "127.0.0.1:8400": f"127.0.0.1:{ports['issuer']}",
+    }
+    own_doorward(HERE, folder, ports, more)
     inbound_envoy(folder, ports, "deploy")
     tell(ports)
 

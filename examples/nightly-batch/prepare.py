@@ -9,7 +9,7 @@ import pathlib
 import shutil
 import sys
 
-from layout import ROOT, derive, free_ports, inbound_envoy, tell
+from layout import ROOT, free_ports, inbound_envoy, own_doorward, tell
 from svids import make_svids
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -26,15 +26,7 @@ def main(folder: pathlib.Path) -> None:
         },
     )
     shutil.copytree(HERE / "documents", folder / "documents")
-    derive(
-        HERE / "doorward.yaml",
-        folder / "doorward.yaml",
-        {
-            "/run/doorward/envoy/authz.sock": folder / "authz.sock",
-            "../../policies": ROOT / "policies",
-            "127.0.0.1:9919": f"127.0.0.1:{ports['operations']}",
-        },
-    )
+    own_doorward(HERE, folder, ports, {"../../policies": ROOT / "policies"})
     inbound_envoy(folder, ports, "ledger")
     tell(ports)
 

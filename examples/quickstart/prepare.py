@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import sys
 
-from layout import derive, free_ports, inbound_envoy, tell
+from layout import free_ports, inbound_envoy, own_doorward, tell
 from svids import make_svids
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -29,15 +29,7 @@ def main(folder: pathlib.Path) -> None:
         },
     )
     shutil.copytree(HERE / "policy", folder / "policy")
-    derive(
-        HERE / "doorward.yaml",
-        folder / "doorward.yaml",
-        {
-            "/run/doorward/envoy/authz.sock": folder / "authz.sock",
-            "127.0.0.1:9919": f"127.0.0.1:{ports['operations']}",
-            "127.0.0.1:4317": f"127.0.0.1:{ports['otlp']}",
-        },
-    )
+    own_doorward(HERE, folder, ports, {"127.0.0.1:4317": f"127.0.0.1:{ports['otlp']}"})
     # The demo shows what doorward says of a call without a certificate too.
     optional = {"require_client_certificate: true": "require_client_certificate: false"}
     inbound_envoy(folder, ports, "orders", optional)

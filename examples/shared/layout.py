@@ -37,6 +37,19 @@ def derive(source: pathlib.Path, target: pathlib.Path, replacements: dict) -> No
     target.write_text(text)
 
 
+def own_doorward(here: pathlib.Path, folder: pathlib.Path, ports: dict[str, int], more: dict) -> None:
+    """doorward.yaml of the example at `here` for `folder`, with the socket there and the port `operations`."""
+    derive(
+        here / "doorward.yaml",
+        folder / "doorward.yaml",
+        {
+            "/run/doorward/envoy/authz.sock": folder / "authz.sock",
+            "127.0.0.1:9919": f"127.0.0.1:{ports['operations']}",
+            **more,
+        },
+    )
+
+
 def inbound_envoy(folder: pathlib.Path, ports: dict[str, int], svid: str, more: dict | None = None) -> None:
     """deploy/envoy for `folder`: in front of the port `upstream`, as the workload whose SVID is certs/`svid`."""
     certs = folder / "certs"
