@@ -42,7 +42,7 @@ use crate::{
     listener::{self, Callers, Listener, Occupied},
     policy::{Host, PolicyStore, input::Here},
     readiness::Readiness,
-    record::{self, Recorder},
+    record::{self, Copies, Recorder},
     session::{Census, Sessions},
     stream::Streams,
     telemetry::{Telemetry, metrics::Metrics},
@@ -131,9 +131,9 @@ impl App {
         let (descriptors, readiness) = (Arc::new(Descriptors::default()), Readiness::default());
         descriptors.reload(config.policy.proto_descriptor.as_deref()).context("loading the descriptors of gRPC messages")?;
         let tokens = Arc::new(Tokens::new(&config.tokens, Arc::clone(&trust)).context("loading the API keys")?);
-        let (recorder, records) =
-            Recorder::start(&masked(&config), &instance, telemetry.metrics(), telemetry.logger(), &policies, recent.clone())
-                .context("starting the records")?;
+        let copies = Copies { logs: telemetry.logger(), recent: recent.clone(), observers: Vec::new() };
+        let (recorder, records) = Recorder::start(&masked(&config), &instance, telemetry.metrics(), &policies, copies)
+            .context("starting the records")?;
         let authorizer = Arc::new(Authorizer::new(authorizer::Parts {
             settings: authorizer::Settings::new(&config),
             identity: Identity::new(Arc::clone(&trust), Arc::clone(&own)),

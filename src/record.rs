@@ -79,6 +79,19 @@ pub enum RecordError {
     Timeout,
 }
 
+/// Sees each record once, on the thread of the writer: it must not wait.
+pub type Observer = Box<dyn Fn(&Record) + Send>;
+
+/// Who is told of records, besides the sink.
+#[derive(Default)]
+pub struct Copies {
+    /// Sends them by OTLP.
+    pub logs: Option<SdkLogger>,
+    /// Keeps the latest decisions, where somebody may ask for them.
+    pub recent: Option<Arc<Recent>>,
+    pub observers: Vec<Observer>,
+}
+
 /// One record, before it is masked and written.
 #[derive(Debug)]
 pub struct Record {
@@ -385,19 +398,17 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Opens the sink and starts the writer. `instance` names this start of this process; `logs` takes copies. What is
-    /// uploaded is masked by the policy that `policies` has in force. `recent` keeps the latest decisions, where somebody may
-    /// ask for them.
+    /// Opens the sink and starts the writer. `instance` names this start of this process. What is uploaded is masked by the
+    /// policy that `policies` has in force.
     pub fn start(
         config: &config::Records,
         instance: &str,
         metrics: Arc<Metrics>,
-        logs: Option<SdkLogger>,
         policies: &Arc<PolicyStore>,
-        recent: Option<Arc<Recent>>,
+        copies: Copies,
     ) -> Result<(Self, Handle), RecordError> {
         let mask = Arc::new(Mask::new(&config.mask)?);
-        let keeps = config.sink != config::Sink::Off || config.upload.is_some() || recent.is_some();
+        let keeps = config.sink != config::Sink::Off || config.upload.is_some() || copies.recent.is_some();
         let sink = Sink::open(&config.sink).map_err(RecordError::Open)?;
         let durable = sink.is_durable();
         if config.write == config::RecordWrite::Commit && !durable {
@@ -415,9 +426,8 @@ impl Recorder {
             sink,
             mask: Arc::clone(&mask),
             instance: instance.to_owned(),
-            logs,
             outbox: outbox.clone(),
-            recent,
+            copies,
         });
         let (done, finished) = oneshot::channel();
         std::thread::Builder::new()

@@ -29,7 +29,7 @@ use crate::{
     listener::{self, Callers, Listener, Occupied},
     policy::Reload,
     record::{
-        Body, DecisionRecord, Handle, KeptInput, PolicyRef, Record,
+        Body, Copies, DecisionRecord, Handle, KeptInput, PolicyRef, Record,
         tests::{DEADLINE, decision, until},
     },
 };
@@ -60,8 +60,14 @@ impl Api {
         let sink = json!({"path": folder.path().join("records.jsonl")});
         let file: FileSink = serde_json::from_value(sink).unwrap();
         let records = config::Records { sink: config::Sink::File(file.clone()), ..config::Records::default() };
-        let (recorder, handle) =
-            Recorder::start(&records, "i", Arc::clone(&metrics), None, &policies, Some(Arc::clone(&recent))).unwrap();
+        let (recorder, handle) = Recorder::start(
+            &records,
+            "i",
+            Arc::clone(&metrics),
+            &policies,
+            Copies { recent: Some(Arc::clone(&recent)), ..Copies::default() },
+        )
+        .unwrap();
         let config = config::Policy::at(folder.path().join("policy"));
         let sessions = Arc::new(Sessions::open(&config::Sessions::default(), clock::now()).unwrap());
         let kept = config::MemoryState { file: Some(folder.path().join("control.redb")), volatile: false };

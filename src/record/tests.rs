@@ -29,7 +29,7 @@ fn config(path: &Path, queue: usize) -> config::Records {
 }
 
 fn start(path: &Path, queue: usize) -> (Recorder, Handle) {
-    Recorder::start(&config(path, queue), "test-1", metrics(), None, &Arc::default(), None).expect("started")
+    Recorder::start(&config(path, queue), "test-1", metrics(), &Arc::default(), Copies::default()).expect("started")
 }
 
 fn encoder() -> encode::Encoder {
@@ -263,7 +263,7 @@ async fn who_stops_waiting_leaves_no_record() {
     let sink = Sink::open(&config(&path, 10).sink).expect("opened");
     let mask = Mask::new(&config::Mask::default()).expect("a mask");
     let (queue, mask) = (Arc::new(queue), Arc::new(mask));
-    let parts = writer::Parts { queue, metrics, sink, mask, instance: "i".to_owned(), logs: None, outbox: None, recent: None };
+    let parts = writer::Parts { queue, metrics, sink, mask, instance: "i".to_owned(), outbox: None, copies: Copies::default() };
     assert_eq!(Writer::new(parts).run(), 0);
     let text = fs::read_to_string(&path).expect("there");
     assert!(text.contains("/kept") && !text.contains("/withdrawn"));
@@ -287,14 +287,14 @@ fn what_waits_is_bounded_in_bytes_too() {
 #[tokio::test]
 async fn only_a_file_can_promise_a_commit() {
     let off = config::Records { sink: config::Sink::Off, ..config::Records::default() };
-    let (recorder, handle) = Recorder::start(&off, "i", metrics(), None, &Arc::default(), None).expect("started");
+    let (recorder, handle) = Recorder::start(&off, "i", metrics(), &Arc::default(), Copies::default()).expect("started");
     recorder.offer(small("/"));
     assert!(matches!(recorder.commit(small("/")).await, Err(RecordError::NotDurable)));
     handle.shutdown(DEADLINE).await.expect("flushed");
     let commit = config::Records { write: config::RecordWrite::Commit, ..off };
-    assert!(matches!(Recorder::start(&commit, "i", metrics(), None, &Arc::default(), None), Err(RecordError::NotDurable)));
+    assert!(matches!(Recorder::start(&commit, "i", metrics(), &Arc::default(), Copies::default()), Err(RecordError::NotDurable)));
     let missing = config(Path::new("/nowhere/at/all"), 1);
-    assert!(matches!(Recorder::start(&missing, "i", metrics(), None, &Arc::default(), None), Err(RecordError::Open(_))));
+    assert!(matches!(Recorder::start(&missing, "i", metrics(), &Arc::default(), Copies::default()), Err(RecordError::Open(_))));
 }
 
 #[test]
@@ -315,7 +315,8 @@ async fn the_latest_decisions_are_kept_where_no_sink_is_too() {
     let recent = Arc::new(Recent::default());
     let mut lines = recent.follow();
     let (recorder, handle) =
-        Recorder::start(&off, "i", metrics(), None, &Arc::default(), Some(Arc::clone(&recent))).expect("started");
+        Recorder::start(&off, "i", metrics(), &Arc::default(), Copies { recent: Some(Arc::clone(&recent)), ..Copies::default() })
+            .expect("started");
     let policy = PolicyRecord { outcome: PolicyOutcome::Loaded, policy: None, error: None };
     recorder.offer(Record { body: Body::Policy(Box::new(policy)), ..small("/") });
     recorder.offer(small("/kept"));

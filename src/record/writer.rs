@@ -12,12 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use opentelemetry_sdk::logs::SdkLogger;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::{Body, Gap, Mask, Outbox, Recent, Record, RecordError, Sink, encode::Encoder, event, upload::Draft};
+use super::{Body, Copies, Gap, Mask, Outbox, Record, RecordError, Sink, encode::Encoder, event, upload::Draft};
 use crate::{
     clock::{self, Now},
     telemetry::metrics::{Metrics, RecordResult},
@@ -185,9 +184,8 @@ pub(super) struct Writer {
     metrics: Arc<Metrics>,
     sink: Sink,
     encoder: Encoder,
-    logs: Option<SdkLogger>,
     outbox: Option<Arc<Outbox>>,
-    recent: Option<Arc<Recent>>,
+    copies: Copies,
     /// Taken from the queue and not written yet, oldest first.
     backlog: VecDeque<Record>,
     gap: Gap,
@@ -205,22 +203,20 @@ pub(super) struct Parts {
     pub(super) sink: Sink,
     pub(super) mask: Arc<Mask>,
     pub(super) instance: String,
-    pub(super) logs: Option<SdkLogger>,
     pub(super) outbox: Option<Arc<Outbox>>,
-    pub(super) recent: Option<Arc<Recent>>,
+    pub(super) copies: Copies,
 }
 
 impl Writer {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { queue, metrics, sink, mask, instance, logs, outbox, recent } = parts;
+        let Parts { queue, metrics, sink, mask, instance, outbox, copies } = parts;
         Self {
             queue,
             metrics,
             sink,
             encoder: Encoder { instance, mask },
-            logs,
             outbox,
-            recent,
+            copies,
             backlog: VecDeque::new(),
             gap: Gap::default(),
             seq: 0,
@@ -344,7 +340,7 @@ impl Writer {
         let mut seq = self.seq;
         let mut ends = Vec::new();
         for record in records {
-            let unread = matches!(self.sink, Sink::Off) && self.recent.is_none();
+            let unread = matches!(self.sink, Sink::Off) && self.copies.recent.is_none();
             let encoded = unread || self.encoder.line(record, seq, buffer);
             seq += u64::from(encoded);
             ends.push((buffer.len(), encoded));
@@ -357,7 +353,7 @@ impl Writer {
 
     /// Keeps the line of a decision, which stands in this part of the buffer.
     fn remember(&self, record: &Record, line: Range<usize>) {
-        if let (Some(recent), Body::Decision(_), Some(line)) = (&self.recent, &record.body, self.buffer.get(line)) {
+        if let (Some(recent), Body::Decision(_), Some(line)) = (&self.copies.recent, &record.body, self.buffer.get(line)) {
             recent.push(record.id, line);
         }
     }
@@ -369,8 +365,9 @@ impl Writer {
     }
 
     fn copy(&self, record: &Record) {
+        self.copies.observers.iter().for_each(|see| see(record));
         let Body::Decision(decision) = &record.body else { return };
-        if let Some(logger) = &self.logs {
+        if let Some(logger) = &self.copies.logs {
             event::emit(logger, record, decision);
         }
         if let Some(outbox) = &self.outbox {

@@ -18,7 +18,7 @@ use crate::{
     config::{self, Compat, Config, RecordWrite},
     identity::{Identity, PeerRules, tokens::Tokens},
     policy::{PolicyStore, input::Here},
-    record::Recorder,
+    record::{Copies, Recorder},
     revocation::{Asked, DEFAULT_LIFE, Revocations, Selector},
     session::Sessions,
     stream::Streams,
@@ -58,7 +58,7 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
     let policies = Arc::new(PolicyStore::default());
     policies.reload(&config.policy, clock::now());
     let (recorder, _records) =
-        Recorder::start(&config.records, "test", telemetry.metrics(), None, &Arc::default(), None).unwrap();
+        Recorder::start(&config.records, "test", telemetry.metrics(), &Arc::default(), Copies::default()).unwrap();
     let permits = Arc::new(Permits::new(1, 1));
     let revocations = Arc::new(Revocations::open(&config.state, None, clock::now()).unwrap());
     let authorizer = Authorizer::new(Parts {

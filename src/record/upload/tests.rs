@@ -11,7 +11,7 @@ use super::{
     super::{Body, Handle, KeptInput, PolicyRef, Record, Recorder, tests::decision},
     *,
 };
-use crate::{clock, verdict::Reason};
+use crate::{clock, record::Copies, verdict::Reason};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -29,7 +29,7 @@ fn start(policy: Option<&str>, upload: &str) -> (Recorder, Handle, tempfile::Tem
     let sink = serde_saphyr::from_str(&format!("file: {{path: {:?}}}", folder.path().join("r.jsonl"))).unwrap();
     let records = config::Records { sink, upload: Some(upload), ..config::Records::default() };
     let metrics = Arc::new(Metrics::new(&SdkMeterProvider::default().meter("test")));
-    let (recorder, handle) = Recorder::start(&records, "i-1", metrics, None, &policies, None).unwrap();
+    let (recorder, handle) = Recorder::start(&records, "i-1", metrics, &policies, Copies::default()).unwrap();
     (recorder, handle, folder)
 }
 
