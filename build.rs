@@ -2,11 +2,12 @@
 
 use std::{env, error::Error, fs, path::Path};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "proto/doorward/v1/session.proto",
     "proto/doorward/v1/tail.proto",
     "proto/doorward/v1/explain.proto",
     "proto/doorward/v1/revocation.proto",
+    "proto/doorward/v1/grant.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -91,6 +91,7 @@ pub struct Entry {
     /// Labels after which it is forbidden.
     pub forbid_after: Vec<Arc<str>>,
     pub grant: GrantRule,
+    pub grant_limits: GrantLimits,
     /// `observe` lifts denials by policy, tier and risk.
     pub mode: Mode,
 }
@@ -110,6 +111,17 @@ pub struct Adds {
     pub ttl: Duration,
     /// Only for the session, where that comes from a verified transaction, task or run; by default for the principal.
     pub for_session: bool,
+}
+
+/// What a grant of an action may be at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GrantLimits {
+    /// Absent: an hour.
+    pub life: Option<Duration>,
+    /// Absent: it may have any number of uses, or none.
+    pub uses: Option<u32>,
+    /// People who have to approve; two for a critical action whatever stands here.
+    pub approvals: Option<u32>,
 }
 
 /// When an action needs a grant.

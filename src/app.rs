@@ -38,7 +38,7 @@ use crate::{
         Sink, WorkloadEndpoint,
     },
     envoy::{self, CheckService, Health, Holder, check::Door, descriptors::Descriptors},
-    identity::{Identity, PeerRules, caller::CallerVerifier, tokens::Tokens},
+    identity::{Identity, PeerRules, caller::CallerVerifier, people::People, tokens::Tokens},
     listener::{self, Callers, Listener, Occupied},
     policy::{Host, PolicyStore, input::Here},
     readiness::Readiness,
@@ -118,6 +118,7 @@ struct App {
 }
 
 impl App {
+    #[expect(clippy::too_many_lines, reason = "a list of all components, each built once from those before it")]
     async fn bind(path: &Path, config: Config, occupied: Occupied, decisions: Handle, evaluators: usize) -> anyhow::Result<Self> {
         let environment = Environment::read();
         let instance = uuid::Uuid::now_v7().to_string();
@@ -139,7 +140,7 @@ impl App {
             identity: Identity::new(Arc::clone(&trust), Arc::clone(&own)),
             tokens: Arc::clone(&tokens),
             sessions: open_sessions(&config, &policies)?,
-            revocations: state::open(&config)?,
+            control: state::open(&config)?,
             streams: Arc::new(Streams::new(&config.limits)),
             policies: Arc::clone(&policies),
             permits: Arc::new(Permits::new(evaluators, config.limits.queue)),
@@ -147,14 +148,27 @@ impl App {
             shadow: Shadow::start(Arc::clone(&shadow), recorder.clone(), Arc::clone(&metrics)).context("starting the shadow")?,
             metrics: Arc::clone(&metrics),
         }));
-        let (listeners, certificates) = {
+        let (listeners, mut certificates) = {
             let _inside = decisions.enter();
             bind(&config.listeners, occupied, &trust, &own)?
         };
-        let control = control::bind(&config, occupied, recent, &policies, &recorder, &authorizer, &instance)?;
-        let operations = TcpListener::bind(config.operations.address)
-            .await
-            .with_context(|| format!("cannot listen on `{}` (`operations.address`)", config.operations.address))?;
+        let people = people(&config, &trust);
+        let control = control::bind(
+            &config,
+            occupied,
+            recent,
+            control::Around {
+                policies: &policies,
+                recorder: &recorder,
+                authorizer: &authorizer,
+                instance: &instance,
+                trust: &trust,
+                own: &own,
+                people: people.clone(),
+                certificates: &mut certificates,
+            },
+        )?;
+        let operations = operations::bind(&config.operations).await?;
         let workload = Arc::new(Workload::new(Arc::clone(&trust), Arc::clone(&own)));
         readiness.trust(workload::is_usable(&config.trust, &workload));
         let reloader = Arc::new(Reloader {
@@ -165,6 +179,7 @@ impl App {
             shadow,
             trust,
             tokens,
+            people,
             own,
             workload,
             descriptors,
@@ -355,6 +370,12 @@ fn own_svid(trust: &config::Trust) -> anyhow::Result<Arc<OwnSvid>> {
         own.set(tls::load(files).context("loading our own SVID")?);
     }
     Ok(own)
+}
+
+/// Who verifies people's tokens, where there are people.
+fn people(config: &Config, trust: &Arc<TrustStore>) -> Option<Arc<People>> {
+    let rules = config.control.as_ref()?.oidc.as_ref()?;
+    Some(Arc::new(People::new(rules, Arc::clone(trust))))
 }
 
 /// How to keep records, the headers masked that tokens come in.

@@ -5,6 +5,7 @@ mod behaviour;
 mod caller;
 mod finish;
 mod gates;
+mod granted;
 mod permit;
 mod revoked;
 mod shadow;
@@ -13,6 +14,7 @@ pub mod trial;
 
 use std::{
     ops::Range,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant as Clock},
 };
@@ -31,6 +33,7 @@ use crate::{
     clock::Now,
     config::{self, Compat, RecordWrite},
     context::Context,
+    grant::{Grant, Grants, request_token::RequestTokens},
     identity::{
         Header, Identity, Peer, PeerRules,
         token::Kind,
@@ -46,7 +49,7 @@ use crate::{
     request::Request,
     revocation::{Backdates, Revocation, Revocations},
     session::{Intent, Key, Sessions},
-    state::Epoch,
+    state::{Epoch, Fact, Journal, JournalError, StateError},
     stream::Streams,
     telemetry::{
         metrics::{Metrics, RecordKind, RecordResult, Stage},
@@ -76,6 +79,10 @@ pub struct Settings {
     pub challenge: Option<Challenge>,
     /// Go on where a session may have been forgotten (`sessions.incomplete: allow`).
     pub incomplete_sessions: bool,
+    /// Where denied callers ask for grants (`control.remote.url`).
+    pub grants_at: Option<Arc<str>>,
+    /// The claim of verified tokens that names a task (`tokens.task_claim`).
+    pub task_claim: Option<Arc<str>>,
     /// When certificates were issued, for revocations of what was issued before an instant.
     pub backdates: Arc<Backdates>,
 }
@@ -98,6 +105,8 @@ impl Settings {
             write: records.write,
             challenge,
             incomplete_sessions: sessions.incomplete == config::Incomplete::Allow,
+            grants_at: grants_at(config),
+            task_claim: tokens.task_claim.as_deref().map(Into::into),
             backdates: Arc::new(Backdates::new(trust)),
             ..Self::of_policy(policy)
         }
@@ -115,9 +124,16 @@ impl Settings {
             shadow: ShadowSettings::new(policy),
             challenge: None,
             incomplete_sessions: false,
+            grants_at: None,
+            task_claim: None,
             backdates: Arc::default(),
         }
     }
+}
+
+fn grants_at(config: &config::Config) -> Option<Arc<str>> {
+    let remote = config.control.as_ref()?.remote.as_ref()?;
+    Some(remote.url.as_ref()?.as_str().into())
 }
 
 /// What a call is told about the listener it came through.
@@ -171,13 +187,36 @@ pub struct Parts {
     pub identity: Identity,
     pub tokens: Arc<Tokens>,
     pub sessions: Arc<Sessions>,
-    pub revocations: Arc<Revocations>,
+    pub control: ControlState,
     pub streams: Arc<Streams>,
     pub policies: Arc<PolicyStore>,
     pub permits: Arc<Permits>,
     pub recorder: Recorder,
     pub shadow: Shadow,
     pub metrics: Arc<Metrics>,
+}
+
+/// What operators have decided, and where they decide.
+#[derive(Debug, Clone)]
+pub struct ControlState {
+    pub journal: Arc<Journal>,
+    pub grants: Arc<Grants>,
+    pub revocations: Arc<Revocations>,
+    pub request_tokens: Arc<RequestTokens>,
+}
+
+impl ControlState {
+    /// Reads all that was granted and revoked: without it nothing may be decided. `signing_key` is `control.signing_key`.
+    ///
+    /// # Errors
+    /// When the control log is not whole, or says what this build does not understand.
+    pub fn open(state: &config::State, signing_key: Option<&PathBuf>, now: Now) -> Result<Self, JournalError> {
+        let (grants, revocations) = (Arc::new(Grants::default()), Arc::new(Revocations::default()));
+        let facts = vec![Arc::clone(&grants) as Arc<dyn Fact>, Arc::clone(&revocations) as Arc<dyn Fact>];
+        let journal = Arc::new(Journal::open(state, signing_key, facts, now)?);
+        let request_tokens = Arc::new(RequestTokens::new().map_err(StateError::from)?);
+        Ok(Self { journal, grants, revocations, request_tokens })
+    }
 }
 
 /// Decides calls.
@@ -189,7 +228,9 @@ pub struct Authorizer {
     /// Who presented which credential.
     credentials: Credentials,
     sessions: Arc<Sessions>,
-    revocations: Arc<Revocations>,
+    control: ControlState,
+    /// Whose turn it is to count a use: one at a time, so that no more than one thread is held by it.
+    uses: Arc<tokio::sync::Mutex<()>>,
     streams: Arc<Streams>,
     policies: Arc<PolicyStore>,
     permits: Arc<Permits>,
@@ -209,6 +250,8 @@ struct Findings {
     epoch: Option<Epoch>,
     /// What the call fell under.
     revocation: Option<Arc<Revocation>>,
+    /// What an allow relies on.
+    grant: Option<Arc<Grant>>,
     /// What was appended to a session, and which.
     intent: Option<Intent>,
     session: Option<(Key, u64)>,
@@ -258,7 +301,7 @@ impl<'a> Asked<'a> {
 
 impl Authorizer {
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, identity, tokens, sessions, revocations, streams, policies, permits, recorder, shadow, metrics } =
+        let Parts { settings, identity, tokens, sessions, control, streams, policies, permits, recorder, shadow, metrics } =
             parts;
         let (settings, credentials) = (ArcSwap::from_pointee(settings), Credentials::default());
         Self {
@@ -267,7 +310,8 @@ impl Authorizer {
             tokens,
             credentials,
             sessions,
-            revocations,
+            control,
+            uses: Arc::default(),
             streams,
             policies,
             permits,
@@ -291,8 +335,8 @@ impl Authorizer {
         &self.sessions
     }
 
-    pub const fn revocations(&self) -> &Arc<Revocations> {
-        &self.revocations
+    pub const fn control(&self) -> &ControlState {
+        &self.control
     }
 
     pub const fn streams(&self) -> &Arc<Streams> {
@@ -339,8 +383,9 @@ impl Authorizer {
             };
             Context::gather(documents, request, caller.peer.as_deref(), signals, call.now)
         };
+        let snapshot = self.control.revocations.current();
+        self.hold_grants(call, &caller, &snapshot, &mut context);
         findings.opening = Opening::of(request, &caller, &context, generation);
-        let snapshot = self.revocations.current();
         findings.epoch = snapshot.epoch;
         let revoked = || revoked::check(&snapshot, call, &caller, &context);
         let refused = match caller.refused(call.settings.compat) {
@@ -381,7 +426,7 @@ impl Authorizer {
         context: &Context,
         epoch: &mut Option<Epoch>,
     ) -> Option<Arc<Revocation>> {
-        let snapshot = self.revocations.current();
+        let snapshot = self.control.revocations.current();
         if snapshot.epoch == *epoch {
             return None;
         }
@@ -410,9 +455,13 @@ impl Authorizer {
         };
         let own_id = self.identity.own_id();
         if let Err((reason, detail)) = self.gates(asked, policy, context, findings).await {
+            let (reason, detail) = match context.withdrawn().filter(|_| reason.is_about_a_grant()).map(Arc::clone) {
+                Some(hit) => findings.revoked(hit),
+                None => (reason, Some(detail)),
+            };
             findings.policy = Some(Arc::clone(policy));
             findings.input = self.keep(&asked.facts(context, own_id.as_deref()));
-            return asked.denied(reason, Some(detail));
+            return asked.denied(reason, detail);
         }
         let left = call.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -438,7 +487,7 @@ impl Authorizer {
         let life = [caller.remaining_life(call.now), policy.documents().tiers.lease(context.tier)].into_iter().flatten().min();
         let outcome = concluded(id, call.settings.mode, call.settings.compat, value.as_ref(), life);
         findings.result = value;
-        outcome
+        self.rely(asked, context, findings, outcome).await
     }
 
     /// What is enforced before the policy is asked: the tier, and the path that led here. Without documents, and without a
@@ -455,12 +504,13 @@ impl Authorizer {
             return Ok(());
         }
         let began = Clock::now();
-        let (key, name) = findings.session.insert((behaviour::key(asked.caller), 0));
+        let (key, name) = findings.session.insert((behaviour::key(asked.caller, context.task.as_ref()), 0));
         let (sessions, streams) = (&*self.sessions, &*self.streams);
         let behaviour = Behaviour { sessions, streams, documents, caller: asked.caller, key, wants_view };
         let gone = behaviour.step(asked.call, context, &mut findings.intent, name).await;
         self.metrics.stage(Stage::Session, began.elapsed());
-        gone
+        findings.grant = gone?;
+        Ok(())
     }
 
     /// Who calls: the peer by its certificate, and what the request's own credentials add.

@@ -9,6 +9,7 @@ mod control;
 mod eval;
 mod explain;
 mod generate;
+mod grant;
 mod health;
 mod question;
 mod revocations;
@@ -70,6 +71,7 @@ Examples:
   doorward explain ID                       why one was made
   doorward session list                     what callers did lately
   doorward revoke --spiffe-id ID --reason … refuse a workload from now on
+  doorward grant approve ID                 permit for a time what somebody has asked for
 
 Exit codes: 0 done, 1 failed, 2 denied, 3 invalid";
 
@@ -105,6 +107,15 @@ enum Command {
     /// List what is revoked
     #[command(subcommand)]
     Revocations(revocations::Command),
+    /// Permission for a time: asked for, approved by somebody else, over with its time, its uses or its task
+    #[command(subcommand, after_help = grant::GRANT_EXAMPLES)]
+    Grant(Box<grant::Command>),
+    /// End a task: all its grants at once, and its sessions
+    #[command(subcommand, after_help = grant::TASK_EXAMPLES)]
+    Task(Box<grant::TaskCommand>),
+    /// End a revocation before its time, which takes two people
+    #[command(subcommand, after_help = grant::RESTORE_EXAMPLES)]
+    Restore(Box<grant::RestoreCommand>),
     /// Print a completion script for a shell
     Completion(completion::Args),
 }
@@ -142,6 +153,9 @@ pub fn main() -> ExitCode {
         Command::Session(command) => session::run(&command),
         Command::Revoke(args) => revoke::run(&args),
         Command::Revocations(command) => revocations::run(&command),
+        Command::Grant(command) => grant::run(&command),
+        Command::Task(command) => grant::task(&command),
+        Command::Restore(command) => grant::restore(&command),
         Command::Completion(args) => completion::run(&args),
     };
     exit.into()

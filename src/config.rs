@@ -29,7 +29,7 @@ use url::Url;
 
 pub use self::{
     bundle::{Bundle, Download, Poll, Signing, SigningAlgorithm, SigningKey, Source},
-    control::Control,
+    control::{Control, Oidc},
     file::{ConfigError, Environment, load},
     node::{Node, Value},
     place::Place,
@@ -558,7 +558,7 @@ impl Config {
         }
         self.sessions.snapshot.iter_mut().for_each(resolve);
         self.state.path_mut().into_iter().for_each(resolve);
-        self.control.iter_mut().filter_map(|control| control.signing_key.as_mut()).for_each(resolve);
+        self.control.iter_mut().flat_map(Control::paths_mut).for_each(resolve);
         self.records.upload.iter_mut().flat_map(Upload::paths_mut).for_each(resolve);
     }
 }

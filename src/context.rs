@@ -1,13 +1,17 @@
 //! What is known around a call beyond the request and its credentials: the action, the caller's registration, what is
 //! noticed about it, its risk, and the session. Everything here is local and read in one pass.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
+
+use uuid::Uuid;
 
 use crate::{
     action::{Action, catalogue::Catalogue, tier::Tiers},
     clock::Now,
+    grant::Grant,
     identity::Peer,
     request::Request,
+    revocation::{Revocation, Snapshot},
     risk::{self, Risk, Weights},
     session::{Glance, View},
     verdict::{Mode, Signal, SignalName, Tier},
@@ -30,6 +34,13 @@ impl Documents<'_> {
     }
 }
 
+/// A grant that was revoked.
+#[derive(Debug, Clone)]
+pub struct Withdrawn {
+    pub grant: Arc<Grant>,
+    pub by: Arc<Revocation>,
+}
+
 /// The facts of one call.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -43,6 +54,12 @@ pub struct Context {
     pub risk: Option<Risk>,
     /// Absent where nobody asks, or there is no principal.
     pub view: Option<View>,
+    /// What the principal is granted, live and not revoked.
+    pub grants: Vec<Arc<Grant>>,
+    /// The same of which somebody has said that it is no longer good.
+    pub withdrawn: Vec<Withdrawn>,
+    /// The task that the call is in.
+    pub task: Option<Arc<str>>,
     /// Whether something that could not be had was done without, as the tier permits.
     pub degraded: bool,
 }
@@ -58,6 +75,9 @@ impl Context {
             signals,
             risk: None,
             view: None,
+            grants: Vec::new(),
+            withdrawn: Vec::new(),
+            task: None,
             degraded: false,
         };
         if let Some(peer) = peer.filter(|_| !documents.registry.is_empty()) {
@@ -66,6 +86,43 @@ impl Context {
             context.workload = Some(entry.cloned());
         }
         context
+    }
+
+    /// Adds what is granted to the principal, and the task that the call is in: the one that a verified token names
+    /// (`claimed`), if it is open, else the only one of the grants.
+    pub fn hold(&mut self, granted: &[Arc<Grant>], claimed: Option<&str>, revocations: &Snapshot, now: Now) {
+        let tasks = || granted.iter().filter_map(|grant| Some((grant, grant.scope.task.as_ref()?)));
+        self.task = match claimed {
+            Some(claimed) => tasks().map(|(_, task)| task).find(|task| ***task == *claimed).cloned(),
+            None => {
+                let mut live = tasks().filter(|(grant, _)| grant.is_live(now)).map(|(_, task)| task);
+                live.next().filter(|first| live.all(|other| other == *first)).cloned()
+            }
+        };
+        for grant in granted.iter().filter(|grant| grant.is_live(now)) {
+            match revocations.grant(&grant.id.to_string(), now) {
+                None => self.grants.push(Arc::clone(grant)),
+                Some(by) => self.withdrawn.push(Withdrawn { grant: Arc::clone(grant), by: Arc::clone(by) }),
+            }
+        }
+        // The first that covers the call is taken: rather one that is not used up by it, and rather one that lasts longer.
+        self.grants.sort_by_key(|grant| (grant.scope.max_uses.is_some(), Reverse(grant.until())));
+    }
+
+    /// The grant that covers the call, of several the first.
+    pub fn covering(&self) -> Option<&Arc<Grant>> {
+        self.grants.iter().find(|grant| grant.covers(&self.action, self.task.as_deref()))
+    }
+
+    /// The grant of an id, if it covers the call.
+    pub fn granted(&self, id: Uuid) -> Option<&Arc<Grant>> {
+        self.grants.iter().find(|grant| grant.id == id && grant.covers(&self.action, self.task.as_deref()))
+    }
+
+    /// What has withdrawn the grant that would have covered the call.
+    pub fn withdrawn(&self) -> Option<&Arc<Revocation>> {
+        let covered = |withdrawn: &&Withdrawn| withdrawn.grant.covers(&self.action, self.task.as_deref());
+        self.withdrawn.iter().find(covered).map(|withdrawn| &withdrawn.by)
     }
 
     /// Adds what the caller's behaviour says, and lets the risk of it all raise the tier.

@@ -1,7 +1,8 @@
-//! Our own gRPC API (`proto/doorward/v1`), one noun a file: what operators on this host may see and do. `guard` stands
-//! before all of it: callers are known by their process, let be by Rego (`data.guard.control.allow`), and recorded.
+//! Our own gRPC API (`proto/doorward/v1`), one noun a file: what operators, people and workloads may see and do. `guard` stands
+//! before all of it: callers are known by their process, their SVID or a person's token, let be by Rego (`data.guard.control.allow`), and recorded.
 
 mod explain;
+mod grant;
 mod guard;
 mod line;
 mod pattern;
@@ -13,29 +14,32 @@ mod tail;
 use std::{sync::Arc, time::Duration};
 
 use axum::middleware;
-use tokio::{net::UnixStream, sync::mpsc};
-use tokio_stream::{Stream, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
 
 use self::{
     explain::Explain,
+    grant::GrantApi,
     guard::Guard,
     proto::v1::{
-        explain_service_server::ExplainServiceServer, revocation_service_server::RevocationServiceServer,
-        session_service_server::SessionServiceServer, tail_service_server::TailServiceServer,
+        explain_service_server::ExplainServiceServer, grant_service_server::GrantServiceServer,
+        revocation_service_server::RevocationServiceServer, session_service_server::SessionServiceServer,
+        tail_service_server::TailServiceServer, task_service_server::TaskServiceServer,
     },
     revocation::RevocationApi,
     session::SessionApi,
     tail::Tail,
 };
 use crate::{
+    authorizer::ControlState,
     clock::Now,
     config::FileSink,
+    identity::people::People,
     listener::{Connection, Stranger},
     policy::PolicyStore,
     record::{Recorder, find::Finder, recent::Recent},
-    revocation::Revocations,
     session::Sessions,
     stream::Streams,
     telemetry::metrics::Metrics,
@@ -48,8 +52,8 @@ const STREAMS: u32 = 32;
 /// HTTP/2 keepalive, so that a caller that vanished is no follower for ever.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// Ends live streams that fall under a revocation at a time; how many those are.
-pub type Cut = Box<dyn Fn(Now) -> usize + Send + Sync>;
+/// Ends live streams that rest on what was revoked or is over at a time; how many those are.
+pub type Cut = Arc<dyn Fn(Now) -> usize + Send + Sync>;
 
 /// What the services work on.
 pub struct Parts {
@@ -59,9 +63,13 @@ pub struct Parts {
     /// Where decisions are written to, if that is a file.
     pub file: Option<FileSink>,
     pub sessions: Arc<Sessions>,
-    pub revocations: Arc<Revocations>,
+    pub control: ControlState,
+    /// Who verifies people's tokens.
+    pub people: Option<Arc<People>>,
+    /// Sessions in a task end with it.
+    pub end_with_task: bool,
     pub streams: Arc<Streams>,
-    /// Ends the live streams that fall under a revocation; how many those are.
+    /// Ends the live streams that rest on what was revoked or is over.
     pub cut: Cut,
     /// Names this start of this process.
     pub instance: String,
@@ -78,14 +86,18 @@ pub async fn serve(
     mut strangers: mpsc::Receiver<Stranger>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let Parts { policies, recorder, recent, file, sessions, revocations, streams, cut, instance } = parts;
-    let guard = Arc::new(Guard::new(Arc::clone(&policies), recorder, metrics));
+    let Parts { policies, recorder, recent, file, sessions, control, people, end_with_task, streams, cut, instance } = parts;
+    let guard = Arc::new(Guard::new(Arc::clone(&policies), recorder, metrics, people));
     let tail = Tail::new(Arc::clone(&guard), Arc::clone(&recent), stop.clone());
-    let explain = Explain::new(Arc::clone(&guard), Finder::new(recent, file), policies);
-    let revocations = RevocationApi::new(Arc::clone(&guard), revocations, Arc::clone(&sessions), cut, instance);
+    let explain = Explain::new(Arc::clone(&guard), Finder::new(recent, file), Arc::clone(&policies));
+    let (sessions_of_tasks, state) = (end_with_task.then(|| Arc::clone(&sessions)), control.clone());
+    let grants = GrantApi::new(Arc::clone(&guard), state, policies, sessions_of_tasks, Arc::clone(&cut), stop.clone());
+    let revocations = RevocationApi::new(Arc::clone(&guard), control, Arc::clone(&sessions), cut, instance);
     let sessions = SessionServiceServer::new(SessionApi::new(Arc::clone(&guard), sessions, streams));
     let services = Routes::new(TailServiceServer::new(tail).max_decoding_message_size(MESSAGE))
         .add_service(ExplainServiceServer::new(explain).max_decoding_message_size(MESSAGE))
+        .add_service(GrantServiceServer::new(grants.clone()).max_decoding_message_size(MESSAGE))
+        .add_service(TaskServiceServer::new(grants).max_decoding_message_size(MESSAGE))
         .add_service(RevocationServiceServer::new(revocations).max_decoding_message_size(MESSAGE))
         .add_service(sessions.max_decoding_message_size(MESSAGE));
     let watch = Arc::clone(&guard);
@@ -100,17 +112,8 @@ pub async fn serve(
         .max_concurrent_streams(STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .add_routes(routes.into())
-        .serve_with_incoming_shutdown(connections.filter_map(process), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
         .await
-}
-
-/// The connection of a process on this host; there is no other kind here.
-fn process(connection: std::io::Result<Connection>) -> Option<std::io::Result<UnixStream>> {
-    match connection {
-        Ok(Connection::Unix(stream)) => Some(Ok(stream)),
-        Ok(Connection::Tcp(_) | Connection::Tls(_)) => None,
-        Err(error) => Some(Err(error)),
-    }
 }
 
 #[cfg(test)]

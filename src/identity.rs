@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod api_key;
+pub mod author;
 mod binding;
 pub mod caller;
 mod claims;
@@ -29,6 +30,7 @@ pub mod delegation;
 mod dpop;
 mod jwt;
 pub mod keys;
+pub mod people;
 mod replay;
 pub mod token;
 pub mod tokens;

@@ -28,6 +28,7 @@ mod inventory;
 mod risk;
 mod stream;
 
+mod grant;
 mod revocation;
 mod session;
 mod workload;

@@ -84,6 +84,8 @@ pub enum Callers {
     Operators(Vec<u32>, mpsc::Sender<Stranger>),
     /// Holders of these SPIFFE IDs, by client certificate.
     SpiffeIds(Arc<ServerConfig>, Arc<[SpiffeId]>, Arc<TrustStore>),
+    /// Whoever comes over TLS to our own API, where each call shows who it is; who shows a certificate shows a valid SVID.
+    Remote(Arc<ServerConfig>, Arc<TrustStore>),
     /// TLS without client authentication, by `insecure: true`.
     AnyoneOverTls(Arc<ServerConfig>),
     /// By `insecure: true`.
@@ -264,15 +266,18 @@ impl Gate {
             },
             (Callers::Anyone, connection @ Connection::Tcp(_)) => self.hand_over(connection).await,
             (Callers::SpiffeIds(tls, allowed, trust), Connection::Tcp(stream)) => {
-                self.handshake(stream, tls, Some((Arc::clone(allowed), Arc::clone(trust)))).await;
+                self.handshake(stream, tls, Admits::These(Arc::clone(allowed), Arc::clone(trust))).await;
             }
-            (Callers::AnyoneOverTls(tls), Connection::Tcp(stream)) => self.handshake(stream, tls, None).await,
+            (Callers::Remote(tls, trust), Connection::Tcp(stream)) => {
+                self.handshake(stream, tls, Admits::Svids(Arc::clone(trust))).await;
+            }
+            (Callers::AnyoneOverTls(tls), Connection::Tcp(stream)) => self.handshake(stream, tls, Admits::All).await,
             _ => self.refuse(Transport::Tcp, "this listener admits no caller of this kind"),
         }
     }
 
     /// Shakes hands in a task of its own, so that a slow caller keeps nobody else waiting.
-    async fn handshake(&self, stream: TcpStream, tls: &Arc<ServerConfig>, allowed: Option<(Arc<[SpiffeId]>, Arc<TrustStore>)>) {
+    async fn handshake(&self, stream: TcpStream, tls: &Arc<ServerConfig>, admits: Admits) {
         let Ok(slot) = Arc::clone(&self.handshakes).acquire_owned().await else { return };
         let acceptor = TlsAcceptor::from(Arc::clone(tls));
         let gate = Self {
@@ -292,15 +297,21 @@ impl Gate {
                 }
                 Err(_) => return gate.refuse(Transport::Tls, "the handshake took too long"),
             };
-            if let Some((allowed, trust)) = allowed {
-                let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                match caller::spiffe_id(certificates, &trust, clock::now()) {
-                    Ok(id) if allowed.contains(&id) => {}
-                    Ok(id) => return gate.refuse(Transport::Tls, &format!("`{id}` is not in `callers.spiffe_ids`")),
+            let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let id = match &admits {
+                Admits::All => None,
+                Admits::Svids(_) if certificates.is_empty() => None,
+                Admits::These(_, trust) | Admits::Svids(trust) => match caller::spiffe_id(certificates, trust, clock::now()) {
+                    Ok(id) => Some(id),
                     Err(reason) => return gate.refuse(Transport::Tls, reason.as_str()),
-                }
+                },
+            };
+            if let (Admits::These(allowed, _), Some(id)) = (&admits, &id)
+                && !allowed.contains(id)
+            {
+                return gate.refuse(Transport::Tls, &format!("`{id}` is not in `callers.spiffe_ids`"));
             }
-            gate.hand_over(Connection::Tls(Box::new(stream))).await;
+            gate.hand_over(Connection::Tls(Box::new(stream), id.map(|id| id.to_string().into()))).await;
         });
     }
 
@@ -334,18 +345,42 @@ impl Gate {
     }
 }
 
+/// Whom a handshake lets in.
+enum Admits {
+    All,
+    /// Holders of any valid SVID, and who shows none.
+    Svids(Arc<TrustStore>),
+    These(Arc<[SpiffeId]>, Arc<TrustStore>),
+}
+
+/// Who is at the other end of a connection, as far as the connection tells.
+#[derive(Debug, Clone)]
+pub enum Remote {
+    Process(tokio::net::unix::UCred),
+    /// A SPIFFE ID.
+    Workload(Arc<str>),
+    Unknown,
+}
+
 /// A connection of an admitted caller.
 #[derive(Debug)]
 pub enum Connection {
     Unix(UnixStream),
     Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    /// With the SPIFFE ID of the caller, where it is known.
+    Tls(Box<TlsStream<TcpStream>>, Option<Arc<str>>),
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Remote;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Remote {
+        match self {
+            Self::Unix(stream) => stream.peer_cred().map_or(Remote::Unknown, Remote::Process),
+            Self::Tls(_, Some(id)) => Remote::Workload(Arc::clone(id)),
+            Self::Tcp(_) | Self::Tls(_, None) => Remote::Unknown,
+        }
+    }
 }
 
 impl AsyncRead for Connection {
@@ -353,7 +388,7 @@ impl AsyncRead for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream, _) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -363,7 +398,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -371,7 +406,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream, _) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -379,7 +414,7 @@ impl AsyncWrite for Connection {
         match self {
             Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tcp(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Tls(stream, _) => stream.is_write_vectored(),
         }
     }
 
@@ -387,7 +422,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -395,7 +430,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -36,7 +36,7 @@ use crate::{
     clock::Now,
     config,
     context::Context,
-    identity::Peer,
+    identity::{Peer, author::Person},
     policy::{Drawn, PolicySet, PolicyStore, input::Facts},
     state::Epoch,
     stream::End,
@@ -172,6 +172,8 @@ pub struct DecisionRecord {
     pub epoch: Option<Epoch>,
     /// What the call fell under.
     pub revocation: Option<Uuid>,
+    /// What an allow relies on.
+    pub grant: Option<Uuid>,
     pub trace: Option<TraceIds>,
 }
 
@@ -349,13 +351,31 @@ pub struct StreamEndRecord {
     pub lasted: Duration,
 }
 
-/// A process on this host, as the kernel knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// Who called our own API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Caller {
-    pub uid: u32,
-    pub gid: u32,
+    #[serde(flatten)]
+    pub from: Origin,
+    /// Who it is, by a token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub pid: Option<i32>,
+    pub person: Option<Person>,
+}
+
+/// What the connection of a caller tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Origin {
+    /// A process on this host, as the kernel knows it.
+    Process {
+        uid: u32,
+        gid: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pid: Option<i32>,
+    },
+    Workload {
+        spiffe_id: Arc<str>,
+    },
+    Unknown {},
 }
 
 /// How many records are missing since the last one that was written.

@@ -23,8 +23,8 @@ pub use self::{
 };
 use crate::{
     clock::Now,
-    config::State,
-    state::{Appended, Entry, Log, StateError},
+    identity::author::Person,
+    state::{Entry, Epoch, Fact, Journal, StateError, Unread},
 };
 
 /// How long a revocation counts where nobody says how long, and at most.
@@ -38,10 +38,13 @@ pub const MAX_REQUEST_ID: usize = 128;
 
 /// How far in the future a floor may lie, for clocks that differ, in seconds.
 const FUTURE_S: i64 = 60;
-/// Kind of our entries in the control log.
+/// How long a request to restore waits for somebody else, and how many may wait.
+const RESTORE_LIFE: Duration = Duration::from_secs(24 * 3600);
+const MAX_RESTORES: usize = 1_000;
+/// Kinds of our entries in the control log.
 const REVOKE: &str = "revoke";
-/// How often an append is tried while another process appends too.
-const TRIES: usize = 16;
+const RESTORE_REQUEST: &str = "restore_request";
+const RESTORE: &str = "restore";
 
 /// A statement that something is no longer good.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,72 +116,76 @@ pub enum RevokeError {
     RequestId,
     #[error("a revocation counts for a time above zero, and for 366 days at most")]
     Life,
-    #[error("other processes write to the control log all the time; try again")]
-    Busy,
     #[error(transparent)]
     State(#[from] StateError),
 }
 
-/// Why the revocations cannot be read.
+/// What somebody asks to have restored before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreAsked {
+    pub revocation: Uuid,
+    pub reason: String,
+    pub by: Person,
+}
+
+/// A request to end a revocation, which waits for somebody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restore {
+    pub id: Uuid,
+    pub revocation: Uuid,
+    pub reason: String,
+    pub by: Person,
+    pub at: Now,
+}
+
+/// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
-pub enum RevocationError {
+pub enum RestoreError {
+    #[error("there is no such revocation, or not any more")]
+    Unknown,
+    #[error("there is no such request to restore, or not any more: it waits for a day")]
+    UnknownRequest,
+    #[error("who has asked to restore does not approve it")]
+    Requester,
+    #[error("give a reason, of at most {MAX_REASON} bytes")]
+    Reason,
+    #[error("as many requests to restore are open as there may be ({MAX_RESTORES})")]
+    TooMany,
     #[error(transparent)]
     State(#[from] StateError),
-    #[error("entry {rev} of the control log is of a kind (`{kind}`) that this build does not know; start a newer one")]
-    UnknownKind { rev: u64, kind: String },
-    #[error("entry {rev} of the control log cannot be read by this build; start a newer one")]
-    Unreadable { rev: u64, source: serde_json::Error },
 }
 
 /// All revocations of this process.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Revocations {
     snapshot: ArcSwap<Snapshot>,
     ledger: Mutex<Ledger>,
-    durable: bool,
 }
 
 /// What only writers need.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Ledger {
-    log: Log,
     /// Those that count, by their number.
     live: BTreeMap<u64, Arc<Revocation>>,
     /// The same, by the name of the request.
     requests: HashMap<String, Arc<Revocation>, RandomState>,
+    /// Requests to restore, by their id.
+    restores: HashMap<Uuid, Restore, RandomState>,
     /// When the next one ends.
-    next_end: Now,
+    next_end: Option<Now>,
 }
 
 impl Revocations {
-    /// Reads what counts from the control log. `signing_key` is `control.signing_key`.
-    ///
-    /// # Errors
-    /// When the log is not whole, or says what this build does not understand.
-    pub fn open(config: &State, signing_key: Option<&std::path::PathBuf>, now: Now) -> Result<Self, RevocationError> {
-        let (log, entries) = Log::open(config, signing_key)?;
-        let durable = log.is_durable();
-        let mut ledger = Ledger { log, live: BTreeMap::new(), requests: HashMap::default(), next_end: END };
-        let mut snapshot = Snapshot::default();
-        ledger.take_in(entries, &mut snapshot, now)?;
-        Ok(Self { snapshot: ArcSwap::from_pointee(snapshot), ledger: Mutex::new(ledger), durable })
-    }
-
     /// What counts now.
     pub fn current(&self) -> Guard<Arc<Snapshot>> {
         self.snapshot.load()
-    }
-
-    /// Whether revocations survive a restart.
-    pub const fn is_durable(&self) -> bool {
-        self.durable
     }
 
     /// Revokes: it is on the disk, and counts for each call from then on, when this returns. It blocks.
     ///
     /// # Errors
     /// When the request is not in order, or the log cannot be written; nothing is revoked then.
-    pub fn revoke(&self, asked: &Asked, now: Now) -> Result<Revoked, RevokeError> {
+    pub fn revoke(&self, journal: &Journal, asked: &Asked, now: Now) -> Result<Revoked, RevokeError> {
         let Asked { request_id, selector, issued_before, reason, author, life } = asked;
         if issued_before.is_some() && !selector.is_of_a_subject() {
             return Err(RevokeError::NoFloor);
@@ -195,7 +202,6 @@ impl Revocations {
         if life.is_zero() || *life > MAX_LIFE {
             return Err(RevokeError::Life);
         }
-        let mut ledger = self.ledger();
         let revocation = Revocation {
             id: Uuid::now_v7(),
             rev: 0,
@@ -204,33 +210,68 @@ impl Revocations {
             reason: reason.clone(),
             author: author.clone(),
             at: now,
-            expires_at: Now { ns: now.ns.saturating_add(u64::try_from(life.as_nanos()).unwrap_or(u64::MAX)) },
+            expires_at: now.after(*life),
             request_id: request_id.clone(),
         };
         let body = serde_json::to_vec(&Body::from(&revocation)).unwrap_or_default();
-        for _ in 0..TRIES {
-            if let Some(known) = ledger.requests.get(request_id).filter(|_| !request_id.is_empty()) {
-                return match is_same(known, asked) {
-                    true => Ok(Revoked { revocation: Arc::clone(known), log: self.log(), repeated: true }),
-                    false => Err(RevokeError::OtherRequest),
-                };
+        let mut known = None;
+        let appended = journal.append(REVOKE, now, || {
+            let ledger = self.ledger();
+            known = ledger.requests.get(request_id).filter(|_| !request_id.is_empty()).cloned();
+            match &known {
+                Some(known) if is_same(known, asked) => Ok(None),
+                Some(_) => Err(RevokeError::OtherRequest),
+                None if ledger.live.len() >= MAX => Err(RevokeError::Full),
+                None => Ok(Some(body.clone())),
             }
-            if ledger.live.len() >= MAX {
-                return Err(RevokeError::Full);
-            }
-            match ledger.log.append(REVOKE, &body)? {
-                Appended::Behind(entries) => self.put(&mut ledger, entries, now),
-                Appended::Done(epoch) => {
-                    let revocation = Arc::new(Revocation { rev: epoch.rev, ..revocation });
-                    let mut snapshot = Snapshot::clone(&self.snapshot.load());
-                    ledger.add(&revocation, &mut snapshot);
-                    snapshot.epoch = Some(epoch);
-                    self.snapshot.store(Arc::new(snapshot));
-                    return Ok(Revoked { revocation, log: epoch.log, repeated: false });
-                }
-            }
+        })?;
+        let (revocation, repeated) = match (appended, known) {
+            (Some(epoch), _) => (Arc::new(Revocation { rev: epoch.rev, ..revocation }), false),
+            (None, Some(known)) => (known, true),
+            (None, None) => return Err(StateError::NotDurable.into()),
+        };
+        Ok(Revoked { revocation, log: journal.epoch().map_or(Uuid::nil(), |epoch| epoch.log), repeated })
+    }
+
+    /// Asks for the end of a revocation before its time. It blocks.
+    ///
+    /// # Errors
+    /// When there is nothing to restore, or the log cannot be written.
+    pub fn ask_to_restore(&self, journal: &Journal, asked: &RestoreAsked, now: Now) -> Result<Restore, RestoreError> {
+        let RestoreAsked { revocation, reason, by } = asked.clone();
+        if reason.trim().is_empty() || reason.len() > MAX_REASON {
+            return Err(RestoreError::Reason);
         }
-        Err(RevokeError::Busy)
+        let restore = Restore { id: Uuid::now_v7(), revocation, reason, by, at: now };
+        journal.append(RESTORE_REQUEST, now, || {
+            let ledger = self.ledger();
+            ledger.find(revocation, now).ok_or(RestoreError::Unknown)?;
+            if ledger.restores.len() >= MAX_RESTORES {
+                return Err(RestoreError::TooMany);
+            }
+            Ok(Some(serde_json::to_vec(&RestoreBody::from(&restore)).unwrap_or_default()))
+        })?;
+        Ok(restore)
+    }
+
+    /// Ends a revocation that somebody else has asked to restore. It blocks.
+    ///
+    /// # Errors
+    /// When nobody has asked, or who approves has; when the log cannot be written.
+    pub fn restore(&self, journal: &Journal, request: Uuid, by: &Person, now: Now) -> Result<Arc<Revocation>, RestoreError> {
+        let mut ended = None;
+        journal.append(RESTORE, now, || {
+            let ledger = self.ledger();
+            let restore = ledger.restores.get(&request).filter(|restore| restore.is_open(now));
+            let restore = restore.ok_or(RestoreError::UnknownRequest)?;
+            if restore.by.is(by) {
+                return Err(RestoreError::Requester);
+            }
+            ended = Some(ledger.find(restore.revocation, now).ok_or(RestoreError::Unknown)?);
+            let body = RestoredBody { request, by: by.clone(), at_ns: now.ns };
+            Ok(Some(serde_json::to_vec(&body).unwrap_or_default()))
+        })?;
+        ended.ok_or(RestoreError::Unknown)
     }
 
     /// Those that count, in the order of their numbers after `after`, at most `limit` of those that `wanted` takes.
@@ -240,63 +281,68 @@ impl Revocations {
         later.filter(|revocation| revocation.is_live(now) && wanted(revocation)).take(limit).cloned().collect()
     }
 
-    /// One that counts.
-    pub fn find(&self, id: Uuid, now: Now) -> Option<Arc<Revocation>> {
-        self.list(0, 1, now, |revocation| revocation.id == id).pop()
-    }
-
-    /// Takes in what another process has revoked, and forgets what has ended. It blocks.
-    ///
-    /// # Errors
-    /// When the log cannot be read any more; what was read stays in force.
-    pub fn follow(&self, now: Now) -> Result<(), StateError> {
-        let mut ledger = self.ledger();
-        let missed = ledger.log.catch_up();
-        if let Ok(missed) = &missed
-            && !missed.is_empty()
-        {
-            self.put(&mut ledger, missed.clone(), now);
-        }
-        if now >= ledger.next_end {
-            let mut snapshot = Snapshot::clone(&self.snapshot.load());
-            ledger.sweep(&mut snapshot, now);
-            self.snapshot.store(Arc::new(snapshot));
-        }
-        missed.map(drop)
-    }
-
-    /// Brings into force what another process has appended. What of it cannot be understood is told of: that process is a
-    /// newer build, and this one is to end.
-    fn put(&self, ledger: &mut Ledger, entries: Vec<Entry>, now: Now) {
-        let mut snapshot = Snapshot::clone(&self.snapshot.load());
-        if let Err(error) = ledger.take_in(entries, &mut snapshot, now) {
-            tracing::error!(%error, "what another process has written to the control log is not understood");
-        }
-        self.snapshot.store(Arc::new(snapshot));
-    }
-
-    fn log(&self) -> Uuid {
-        self.snapshot.load().epoch.map_or(Uuid::nil(), |epoch| epoch.log)
-    }
-
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Ledger {
-    /// Takes in all that can be understood, and tells of the first that cannot.
-    fn take_in(&mut self, entries: Vec<Entry>, snapshot: &mut Snapshot, now: Now) -> Result<(), RevocationError> {
-        snapshot.epoch = self.log.epoch();
-        let mut taken = Ok(());
-        for entry in entries {
-            match read(entry) {
-                Ok(revocation) if revocation.is_live(now) => self.add(&Arc::new(revocation), snapshot),
-                Ok(_) => {}
-                Err(error) => taken = taken.and(Err(error)),
+impl Fact for Revocations {
+    fn take(&self, entries: &[Entry], epoch: Option<Epoch>, now: Now) -> Result<(), Unread> {
+        let mut ledger = self.ledger();
+        let (mut snapshot, mut taken) = (Snapshot::clone(&self.snapshot.load()), Ok(()));
+        for entry in entries.iter().filter(|entry| self.takes(&entry.kind)) {
+            if let Err(source) = ledger.take(entry, &mut snapshot, now) {
+                taken = taken.and(Err(Unread::Unreadable { rev: entry.rev, source }));
             }
         }
+        snapshot.epoch = epoch;
+        self.snapshot.store(Arc::new(snapshot));
         taken
+    }
+
+    fn takes(&self, kind: &str) -> bool {
+        [REVOKE, RESTORE_REQUEST, RESTORE].contains(&kind)
+    }
+
+    fn sweep(&self, now: Now) {
+        let mut ledger = self.ledger();
+        ledger.restores.retain(|_, restore| restore.is_open(now));
+        if ledger.next_end.is_some_and(|end| now >= end) {
+            let mut snapshot = Snapshot::clone(&self.snapshot.load());
+            ledger.sweep(&mut snapshot, now);
+            self.snapshot.store(Arc::new(snapshot));
+        }
+    }
+}
+
+impl Ledger {
+    fn take(&mut self, Entry { rev, kind, body }: &Entry, snapshot: &mut Snapshot, now: Now) -> Result<(), serde_json::Error> {
+        match kind.as_str() {
+            REVOKE => {
+                let revocation = serde_json::from_slice::<Body>(body)?.revocation(*rev);
+                if revocation.is_live(now) {
+                    self.add(&Arc::new(revocation), snapshot);
+                }
+            }
+            RESTORE_REQUEST => {
+                let restore = serde_json::from_slice::<RestoreBody>(body)?.restore();
+                self.restores.insert(restore.id, restore);
+            }
+            _ => {
+                let RestoredBody { request, .. } = serde_json::from_slice(body)?;
+                let restored = self.restores.remove(&request).and_then(|restore| self.find(restore.revocation, now));
+                if let Some(revocation) = restored {
+                    snapshot.remove(&revocation);
+                    self.live.remove(&revocation.rev);
+                    self.requests.remove(&revocation.request_id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&self, id: Uuid, now: Now) -> Option<Arc<Revocation>> {
+        self.live.values().find(|revocation| revocation.id == id && revocation.is_live(now)).cloned()
     }
 
     fn add(&mut self, revocation: &Arc<Revocation>, snapshot: &mut Snapshot) {
@@ -305,16 +351,16 @@ impl Ledger {
         if !revocation.request_id.is_empty() {
             self.requests.insert(revocation.request_id.clone(), Arc::clone(revocation));
         }
-        self.next_end = self.next_end.min(revocation.expires_at);
+        self.next_end = earlier(self.next_end, revocation.expires_at);
     }
 
     fn sweep(&mut self, snapshot: &mut Snapshot, now: Now) {
         let Self { live, requests, next_end, .. } = self;
-        *next_end = END;
+        *next_end = None;
         live.retain(|_, revocation| {
             let stays = revocation.is_live(now);
             match stays {
-                true => *next_end = (*next_end).min(revocation.expires_at),
+                true => *next_end = earlier(*next_end, revocation.expires_at),
                 false => {
                     snapshot.remove(revocation);
                     requests.remove(&revocation.request_id);
@@ -325,16 +371,15 @@ impl Ledger {
     }
 }
 
-fn read(Entry { rev, kind, body }: Entry) -> Result<Revocation, RevocationError> {
-    if kind != REVOKE {
-        return Err(RevocationError::UnknownKind { rev, kind });
+impl Restore {
+    fn is_open(&self, now: Now) -> bool {
+        now < self.at.after(RESTORE_LIFE)
     }
-    let body: Body = serde_json::from_slice(&body).map_err(|source| RevocationError::Unreadable { rev, source })?;
-    Ok(body.revocation(rev))
 }
 
-/// Later than anything.
-const END: Now = Now { ns: u64::MAX };
+fn earlier(known: Option<Now>, end: Now) -> Option<Now> {
+    Some(known.map_or(end, |known| known.min(end)))
+}
 
 fn is_same(known: &Revocation, asked: &Asked) -> bool {
     let Asked { request_id: _, selector, issued_before, reason, author, life } = asked;
@@ -381,6 +426,45 @@ impl Body {
         let (at, expires_at) = (Now { ns: at_ns }, Now { ns: expires_at_ns });
         Revocation { id, rev, selector, issued_before, reason, author, at, expires_at, request_id }
     }
+}
+
+/// The body of a request to restore.
+#[serde_as]
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestoreBody {
+    #[serde_as(as = "DisplayFromStr")]
+    id: Uuid,
+    #[serde_as(as = "DisplayFromStr")]
+    revocation: Uuid,
+    reason: String,
+    by: Person,
+    at_ns: u64,
+}
+
+impl From<&Restore> for RestoreBody {
+    fn from(restore: &Restore) -> Self {
+        let Restore { id, revocation, reason, by, at } = restore.clone();
+        Self { id, revocation, reason, by, at_ns: at.ns }
+    }
+}
+
+impl RestoreBody {
+    fn restore(self) -> Restore {
+        let Self { id, revocation, reason, by, at_ns } = self;
+        Restore { id, revocation, reason, by, at: Now { ns: at_ns } }
+    }
+}
+
+/// The body of its approval.
+#[serde_as]
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestoredBody {
+    #[serde_as(as = "DisplayFromStr")]
+    request: Uuid,
+    by: Person,
+    at_ns: u64,
 }
 
 #[cfg(test)]

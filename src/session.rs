@@ -28,6 +28,8 @@ use crate::{
 pub enum Source {
     /// `txn` of a verified transaction token, with its issuer.
     Transaction,
+    /// A task that was opened by a grant, and that the principal is in.
+    Task,
     /// `sid` or run id of a verified token, with its issuer.
     Run,
     /// SHA-256 of the peer's certificate.
@@ -37,11 +39,12 @@ pub enum Source {
 }
 
 impl Source {
-    const ALL: [Self; 4] = [Self::Transaction, Self::Run, Self::Certificate, Self::Ambient];
+    const ALL: [Self; 5] = [Self::Transaction, Self::Task, Self::Run, Self::Certificate, Self::Ambient];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Transaction => "txn",
+            Self::Task => "task",
             Self::Run => "run",
             Self::Certificate => "certificate",
             Self::Ambient => "ambient",
@@ -50,7 +53,7 @@ impl Source {
 
     /// Whether somebody other than the caller vouches for where it begins and ends.
     pub const fn is_vouched(self) -> bool {
-        matches!(self, Self::Transaction | Self::Run)
+        matches!(self, Self::Transaction | Self::Task | Self::Run)
     }
 
     fn parse(text: &str) -> Option<Self> {

@@ -1,11 +1,12 @@
 //! The control log: what operators decide, in the order in which they did, each entry signed and chained to the one before.
-//! It knows bytes alone; what they mean is for the modules of the facts to say (`revocation`).
+//! It knows bytes alone; what they mean is for the modules of the facts to say (`grant`, `revocation`), which `journal` tells.
 //!
 //! The file is opened for each append and closed again, and whoever appends first reads what another process has appended
 //! meanwhile: in a restart that loses no call (`--take-over`) two processes share it for a while.
 
 mod entry;
 mod file;
+mod journal;
 mod key;
 
 use std::{io, path::PathBuf, sync::Mutex};
@@ -14,6 +15,7 @@ use aws_lc_rs::error::Unspecified;
 use uuid::Uuid;
 
 use self::file::File;
+pub use self::journal::{Fact, Journal, JournalError, Unread};
 use crate::config::{MemoryState, State};
 
 /// Longest body of an entry, in bytes.
@@ -86,6 +88,8 @@ pub enum StateError {
         path.display()
     )]
     RolledBack { path: PathBuf },
+    #[error("other processes write to the control log all the time; try again")]
+    Busy,
     #[error("an entry has at most {MAX_BODY} bytes")]
     TooLarge,
     #[error("the system gives no random key")]

@@ -46,6 +46,10 @@ pub struct Facts {
     pub owner: Option<Arc<str>>,
     /// Name of the session, where the call has one.
     pub session: Option<u64>,
+    /// The task that it belongs to.
+    pub task: Option<Arc<str>>,
+    /// The grant that it relies on.
+    pub grant: Option<Uuid>,
     /// When the first of credentials and leases ends.
     pub ends: Option<Now>,
 }

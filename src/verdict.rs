@@ -209,6 +209,11 @@ macro_rules! reasons {
         )
     }
 
+            /// Whether a grant, had there been one, would have helped.
+            pub const fn is_about_a_grant(self) -> bool {
+                matches!(self, Self::GrantRequired | Self::PathForbidden | Self::SessionIncomplete)
+            }
+
             /// Every reason there is, in the order of the documentation.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
@@ -352,6 +357,14 @@ reasons! {
     PathForbidden => "path_forbidden",
     /// The action needs a grant, and there is none.
     GrantRequired => "grant_required",
+    /// The grant that the policy relies on is none that is live and covers the call.
+    GrantInvalid => "grant_invalid",
+    /// The grant that it rests on has ended, or no use of it is left.
+    GrantEnded => "grant_ended",
+    /// The use of the grant could not be counted.
+    GrantUnavailable => "grant_unavailable",
+    /// The task that it belongs to has ended.
+    TaskEnded => "task_ended",
     /// The action leaves a mark on the caller's session, and the caller has no verified peer to hold to.
     SessionUnproved => "session_unproved",
     /// The caller has more sessions, labels or actions than are kept of one principal.

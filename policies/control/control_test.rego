@@ -23,12 +23,33 @@ test_a_user_id_never_approves_or_restores if {
 	}
 }
 
-test_other_callers_need_a_policy_of_their_own if {
-	every caller in [
-		{"kind": "mtls", "spiffe_id": "spiffe://example.org/ops"}, {"kind": "oidc", "person": "kim", "groups": ["ops"]},
-		{"kind": "none"}, {"uid": 0}, {},
-	] {
+person := {"kind": "oidc", "person": "kim", "groups": ["ops"], "approver": false}
+
+test_people_look_take_and_ask_and_approvers_approve if {
+	every method in ["SessionService/List", "RevocationService/Revoke", "GrantService/Request", "GrantService/Deny"] {
+		may(person, sprintf("doorward.v1.%s", [method]))
+	}
+	every method in ["GrantService/Approve", "RevocationService/Restore", "RevocationService/ApproveRestore"] {
+		not may(person, sprintf("doorward.v1.%s", [method]))
+		may(object.union(person, {"approver": true}), sprintf("doorward.v1.%s", [method]))
+		not may({"kind": "unix", "uid": 0, "approver": true}, sprintf("doorward.v1.%s", [method]))
+	}
+}
+
+test_a_workload_has_to_do_with_its_own_grants if {
+	workload := {"kind": "mtls", "spiffe_id": "spiffe://example.org/agent"}
+	every method in ["Request", "List", "End"] {
+		may(workload, sprintf("doorward.v1.GrantService/%s", [method]))
+	}
+	every method in ["GrantService/Approve", "GrantService/Deny", "SessionService/List", "RevocationService/Revoke"] {
+		not may(workload, sprintf("doorward.v1.%s", [method]))
+	}
+}
+
+test_nobody_else_may_anything if {
+	every caller in [{"kind": "none"}, {"uid": 0}, {"person": "kim", "approver": true}, {}] {
 		not may(caller, "doorward.v1.SessionService/List")
+		not may(caller, "doorward.v1.GrantService/Approve")
 	}
 	not control.allow with input as {}
 }

@@ -7,7 +7,18 @@ package envoy.authz
 
 import data.guard
 
-allow := guard.decide(denials, permits)
+allow := object.union(guard.decide(denials, permits), more)
+
+# What the caller may not do by the registry, it may by a grant; and that it may ask for one is said where nothing else stands
+# against it.
+more["grant"] := guard.grant if by_grant
+
+more["requestable"] if object.keys(denials) == {"not_allowed"}
+
+by_grant if {
+	guard.granted
+	not guard.may(input.action.name)
+}
 
 permits["public"] := "the action is open to everybody" if guard.action_is_public
 
@@ -15,6 +26,8 @@ permits["registry"] := sprintf("%s may call %s", [input.peer.spiffe_id, input.ac
 	guard.action_is_known
 	guard.may(input.action.name)
 }
+
+permits["grant"] := sprintf("grant %s is for this call", [guard.grant]) if by_grant
 
 denials["unknown_action"] := "no action of the catalogue matches the request" if not guard.action_is_known
 
@@ -36,4 +49,5 @@ denials["not_allowed"] := sprintf("%s may not call %s", [input.peer.spiffe_id, i
 	not guard.action_is_public
 	guard.registered
 	not guard.may(input.action.name)
+	not by_grant
 }

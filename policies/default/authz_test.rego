@@ -69,3 +69,30 @@ test_a_request_that_says_two_things_is_denied if {
 	})
 	rule(overridden) == "method_override"
 }
+
+granted := {"grants": [{"id": "g1", "actions": ["ledger.append"], "covers": true}]}
+
+test_a_grant_allows_what_the_registry_does_not if {
+	request := object.union(but({"action": {"name": "ledger.append"}}), granted)
+	answer := authz.allow with input as request
+	answer == {"allowed": true, "rule": "grant", "reason": "grant g1 is for this call", "grant": "g1"}
+	other := object.union(request, {"grants": [{"id": "g1", "covers": false}]})
+	rule(other) == "not_allowed"
+	suspended := object.union(request, {"workload": {"state": "suspended"}})
+	not allowed(suspended)
+}
+
+test_what_the_registry_allows_uses_no_grant if {
+	answer := authz.allow with input as object.union(reads, granted)
+	answer.rule == "registry"
+	not answer.grant
+}
+
+test_a_grant_may_be_asked_for_where_nothing_else_is_wrong if {
+	answer := authz.allow with input as but({"action": {"name": "ledger.append"}})
+	answer.requestable == true
+	wrong := authz.allow with input as but({"action": {"name": "ledger.append"}, "url": {"ambiguous": true}})
+	not wrong.requestable
+	unregistered := authz.allow with input as but({"workload": {"registered": false}})
+	not unregistered.requestable
+}

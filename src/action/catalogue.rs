@@ -115,6 +115,11 @@ impl Catalogue {
         self.targets.iter().map(|target| &target.entry)
     }
 
+    /// The entry of a name. Goes through all: it is for people who ask, not for calls.
+    pub fn named(&self, name: &str) -> Option<&Arc<Entry>> {
+        self.entries().find(|entry| *entry.name == *name)
+    }
+
     pub fn has_path_relevant(&self) -> bool {
         self.entries().any(|entry| entry.is_path_relevant())
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -10,10 +11,13 @@ use crate::{
     authorizer::Authorizer,
     config::{self, Config, Sink},
     control::{self, Parts},
+    identity::{caller::CallerVerifier, people::People},
     listener::{self, Callers, Listener, Occupied, Stranger},
     policy::PolicyStore,
     record::{Recorder, recent::Recent},
     telemetry::metrics::Metrics,
+    tls::ServerTls,
+    trust::{TrustStore, own::OwnSvid},
 };
 
 /// Strangers that somebody has still to be told of.
@@ -21,10 +25,24 @@ const STRANGERS: usize = 16;
 
 /// Bound, not yet serving.
 pub(super) struct Control {
-    listener: Listener,
-    callers: Callers,
+    /// The Unix socket, and the one over TCP where there is one.
+    listeners: Vec<(Listener, Callers)>,
     strangers: mpsc::Receiver<Stranger>,
     parts: Parts,
+}
+
+/// The components that it works on, and works with.
+pub(super) struct Around<'a> {
+    pub(super) policies: &'a Arc<PolicyStore>,
+    pub(super) recorder: &'a Recorder,
+    pub(super) authorizer: &'a Arc<Authorizer>,
+    /// Names this start of this process.
+    pub(super) instance: &'a str,
+    pub(super) trust: &'a Arc<TrustStore>,
+    pub(super) own: &'a Arc<OwnSvid>,
+    pub(super) people: Option<Arc<People>>,
+    /// Certificates that are reloaded: ours goes here.
+    pub(super) certificates: &'a mut Vec<Arc<ServerTls>>,
 }
 
 /// The store of policies, and the memory of decisions: where our own API can ask for old ones, they are kept.
@@ -40,37 +58,54 @@ pub(super) fn bind(
     config: &Config,
     occupied: Occupied,
     recent: Option<Arc<Recent>>,
-    policies: &Arc<PolicyStore>,
-    recorder: &Recorder,
-    authorizer: &Arc<Authorizer>,
-    instance: &str,
+    around: Around<'_>,
 ) -> anyhow::Result<Option<Control>> {
     let (Some(part), Some(recent)) = (&config.control, recent) else { return Ok(None) };
+    let Around { policies, recorder, authorizer, instance, trust, own: own_svid, people, certificates } = around;
     let own = listener::own_uid().context("finding our own user id")?;
     let (told, strangers) = mpsc::channel(STRANGERS);
     let callers = Callers::Operators(part.uids.iter().copied().chain([own]).collect(), told);
     let listener = Listener::bind(&part.address, part.socket_mode, occupied).context("binding `control`")?;
     tracing::info!(address = %listener.address, "listening for operators");
+    let mut listeners = vec![(listener, callers)];
+    if let Some(remote) = &part.remote {
+        let verifier = Arc::new(CallerVerifier::optional(Arc::clone(trust))) as Arc<dyn ClientCertVerifier>;
+        let tls = ServerTls::new(&remote.tls, own_svid, Some(verifier)).context("setting up TLS of `control.remote`")?;
+        let tls = Arc::new(tls);
+        let listener = Listener::bind(&remote.address, part.socket_mode, occupied).context("binding `control.remote`")?;
+        tracing::info!(address = %listener.address, "listening for operators, people and workloads");
+        listeners.push((listener, Callers::Remote(tls.config(), Arc::clone(trust))));
+        certificates.push(tls);
+    }
     let file = match &config.records.sink {
         Sink::File(file) => Some(file.clone()),
         Sink::Stdout | Sink::Off => None,
     };
-    let (policies, recorder) = (Arc::clone(policies), recorder.clone());
-    let (sessions, revocations) = (Arc::clone(authorizer.sessions()), Arc::clone(authorizer.revocations()));
-    let streams = Arc::clone(authorizer.streams());
     let cut = {
         let authorizer = Arc::clone(authorizer);
-        Box::new(move |now| authorizer.cut_revoked(now))
+        Arc::new(move |now| authorizer.cut(now))
     };
-    let instance = instance.to_owned();
-    let parts = Parts { policies, recorder, recent, file, sessions, revocations, streams, cut, instance };
-    Ok(Some(Control { listener, callers, strangers, parts }))
+    let parts = Parts {
+        policies: Arc::clone(policies),
+        recorder: recorder.clone(),
+        recent,
+        file,
+        sessions: Arc::clone(authorizer.sessions()),
+        control: authorizer.control().clone(),
+        people,
+        end_with_task: config.sessions.end_with_task,
+        streams: Arc::clone(authorizer.streams()),
+        cut,
+        instance: instance.to_owned(),
+    };
+    Ok(Some(Control { listeners, strangers, parts }))
 }
 
 impl Control {
     /// Serves until `stop`.
     pub(super) async fn serve(self, metrics: Arc<Metrics>, stop: CancellationToken) -> anyhow::Result<()> {
-        let connections = self.listener.accept(self.callers, Arc::clone(&metrics), stop.clone());
-        control::serve(self.parts, metrics, connections, self.strangers, stop).await.context("our own API failed")
+        let accept = |(listener, callers): (Listener, Callers)| listener.accept(callers, Arc::clone(&metrics), stop.clone());
+        let connections = futures_util::stream::select_all(self.listeners.into_iter().map(accept));
+        control::serve(self.parts, Arc::clone(&metrics), connections, self.strangers, stop).await.context("our own API failed")
     }
 }

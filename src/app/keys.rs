@@ -44,7 +44,7 @@ impl KeyTasks {
 
     /// Starts and stops tasks until there is one for each issuer whose keys are fetched.
     pub(super) fn adjust(&mut self) {
-        let wanted = self.reloader.tokens.key_stores();
+        let wanted = self.reloader.key_stores();
         self.tasks.retain(|_, (running, stop)| {
             let stays = wanted.iter().any(|(_, store)| Arc::ptr_eq(store, running));
             if !stays {
@@ -67,7 +67,7 @@ impl KeyTasks {
 /// Reads the key files of all issuers; why one cannot be used, so that its keys in force stay.
 pub(super) fn read_files(reloader: &Reloader) -> Option<String> {
     let mut wrong = Vec::new();
-    for (issuer, store) in reloader.tokens.key_stores() {
+    for (issuer, store) in reloader.key_stores() {
         let Some(path) = &issuer.keys.file else { continue };
         let read = std::fs::read(path).map_err(anyhow::Error::from);
         let put = read.and_then(|text| store.confirm(&text, USAGES, clock::now()).map_err(Into::into));

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use axum::{
     Json, Router,
     extract::State,
@@ -27,7 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::reload::Reloader;
-use crate::telemetry::MetricsPage;
+use crate::{config, telemetry::MetricsPage};
 
 /// Connections at a time, and how long each may stay. Whoever reaches the address may connect, and could else use up the
 /// file descriptors that Envoy's connections and the records need.
@@ -38,6 +39,13 @@ const VISIT: Duration = Duration::from_secs(10);
 struct Operations {
     reloader: Arc<Reloader>,
     page: MetricsPage,
+}
+
+/// Where `operations` says.
+pub(super) async fn bind(config: &config::Operations) -> anyhow::Result<TcpListener> {
+    let address = config.address;
+    let bound = TcpListener::bind(address).await;
+    bound.with_context(|| format!("cannot listen on `{address}` (`operations.address`)"))
 }
 
 /// Serves until `stop`.

@@ -32,7 +32,7 @@ use crate::{
     clock::{self, Now},
     config::{self, Config, Own},
     envoy::descriptors::{Descriptors, Look},
-    identity::{keys::KeyStore, tokens::Tokens},
+    identity::{keys::KeyStore, people::People, tokens::Tokens},
     policy::{PolicyStore, Reload},
     readiness::Readiness,
     record::{Body, PolicyOutcome, PolicyRecord, PolicyRef, Record, Recorder},
@@ -57,6 +57,8 @@ pub(super) struct Reloader {
     pub(super) shadow: Arc<PolicyStore>,
     pub(super) trust: Arc<TrustStore>,
     pub(super) tokens: Arc<Tokens>,
+    /// Who verifies people's tokens; what it goes by needs a restart.
+    pub(super) people: Option<Arc<People>>,
     pub(super) own: Arc<OwnSvid>,
     pub(super) workload: Arc<Workload>,
     pub(super) descriptors: Arc<Descriptors>,
@@ -199,6 +201,12 @@ impl Reloader {
         self.keys_changed();
     }
 
+    /// The keys of all issuers, of machines and of people.
+    pub(super) fn key_stores(&self) -> Vec<(config::Issuer, Arc<KeyStore>)> {
+        let people = self.people.iter().flat_map(|people| people.key_stores());
+        self.tokens.key_stores().into_iter().chain(people).collect()
+    }
+
     /// Whether there are keys of every issuer that we may not do without.
     pub(super) fn keys_changed(&self) {
         let missing = self.tokens.key_stores().into_iter().find(|(issuer, store)| issuer.required && !store.has_keys());
@@ -311,7 +319,7 @@ impl Reloader {
             let age = store.age(now).map(|age| age.as_secs());
             json!({ "issuer": issuer.issuer, "kind": issuer.kind, "keys": store.count(), "age_s": age })
         };
-        self.tokens.key_stores().into_iter().map(status).collect()
+        self.key_stores().into_iter().map(status).collect()
     }
 
     /// The body of `/readyz`.
@@ -325,7 +333,7 @@ impl Reloader {
             "policy": self.policies.status(),
             "shadow": config.policy.shadow.as_ref().map(|_| self.shadow.status()),
             "trust": self.trust_status(),
-            "state": state::status(self.authorizer.revocations()),
+            "state": state::status(self.authorizer.control()),
             "tokens": { "issuers": self.issuers(), "refused": self.tokens_refused.text() },
             "descriptors": { "refused": self.descriptors_refused.text() },
             "certificates": { "refused": self.certificate_refused.text() },
@@ -419,6 +427,7 @@ fn files(reloader: &Reloader) -> Vec<PathBuf> {
     files.extend(config.policy.proto_descriptor.clone());
     files.extend(config.tokens.files().cloned());
     files.extend(config.trust.files());
+    files.extend(config.control.iter().flat_map(|control| control.files()).cloned());
     let keys = config.policy.bundles.iter().filter_map(|bundle| config.policy.signing_of(bundle));
     files.extend(keys.flat_map(|signing| signing.keys.into_values().map(|key| key.key_file)));
     let tls = config.listeners.iter().filter_map(|part| part.tls.as_ref()?.files());

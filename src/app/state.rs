@@ -8,40 +8,44 @@ use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authorizer::Authorizer, clock, config::Config, revocation::Revocations, state::StateError, telemetry::metrics::Metrics,
+    authorizer::{Authorizer, ControlState},
+    clock,
+    config::Config,
+    state::StateError,
+    telemetry::metrics::Metrics,
 };
 
 /// How often what has ended is forgotten, and what another process has written is taken in.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Reads all that was revoked: without it nothing may be decided.
-pub(super) fn open(config: &Config) -> anyhow::Result<Arc<Revocations>> {
+/// Reads all that was granted and revoked: without it nothing may be decided.
+pub(super) fn open(config: &Config) -> anyhow::Result<ControlState> {
     let signing_key = config.control.as_ref().and_then(|control| control.signing_key.as_ref());
-    let revocations = Revocations::open(&config.state, signing_key, clock::now()).context("opening the control log")?;
-    if let Some(epoch) = revocations.current().epoch {
-        let count = revocations.current().len();
-        tracing::info!(log = %epoch.log, rev = epoch.rev, count, durable = revocations.is_durable(), "read the revocations");
+    let control = ControlState::open(&config.state, signing_key, clock::now()).context("opening the control log")?;
+    let ControlState { journal, grants, revocations, .. } = &control;
+    if let Some(epoch) = journal.epoch() {
+        let (granted, revoked, durable) = (grants.current().len(), revocations.current().len(), journal.is_durable());
+        tracing::info!(log = %epoch.log, rev = epoch.rev, granted, revoked, durable, "read the control log");
     }
-    Ok(Arc::new(revocations))
+    Ok(control)
 }
 
 /// Looks after them until `stop`, and after: calls in flight are still decided then.
 pub(super) async fn keep(authorizer: Arc<Authorizer>, metrics: Arc<Metrics>, stop: CancellationToken) {
     let mut failed = false;
-    let revocations = authorizer.revocations();
+    let control = authorizer.control();
     loop {
-        metrics.revocations(revocations.current().len());
+        metrics.control_state(control.revocations.current().len(), control.grants.current().len());
         tokio::select! {
             () = sleep(LOOK) => {}
-            () = stop.cancelled(), if revocations.current().epoch.is_none() => return,
+            () = stop.cancelled(), if control.journal.epoch().is_none() => return,
         }
         let shared = Arc::clone(&authorizer);
         let follow = move || {
-            let before = shared.revocations().current().epoch;
-            shared.revocations().follow(clock::now())?;
-            if shared.revocations().current().epoch != before {
-                // Another process has revoked something.
-                shared.cut_revoked(clock::now());
+            let now = clock::now();
+            if shared.control().journal.follow(now)? {
+                // Another process has revoked or ended something.
+                shared.cut(now);
             }
             Ok::<_, StateError>(())
         };
@@ -57,8 +61,13 @@ pub(super) async fn keep(authorizer: Arc<Authorizer>, metrics: Arc<Metrics>, sto
 }
 
 /// For `/readyz`.
-pub(super) fn status(revocations: &Revocations) -> Value {
-    let current = revocations.current();
-    let epoch = current.epoch.map(|epoch| json!({"log": epoch.log.to_string(), "rev": epoch.rev}));
-    json!({"epoch": epoch, "durable": revocations.is_durable(), "revocations": current.len()})
+pub(super) fn status(control: &ControlState) -> Value {
+    let ControlState { journal, grants, revocations, .. } = control;
+    let epoch = journal.epoch().map(|epoch| json!({"log": epoch.log.to_string(), "rev": epoch.rev}));
+    json!({
+        "epoch": epoch,
+        "durable": journal.is_durable(),
+        "grants": grants.current().len(),
+        "revocations": revocations.current().len(),
+    })
 }

@@ -7,6 +7,7 @@ use super::{Call, caller::Caller, gates, stream::end_session};
 use crate::{
     action::GrantRule,
     context::{Context, Documents},
+    grant::Grant,
     identity::{token::Kind, tokens::Presented},
     session::{self, Intent, Key, Sessions, Source, Step, Stepped, Who},
     stream::Streams,
@@ -18,7 +19,7 @@ const RUNS: [&str; 2] = ["sid", "run_id"];
 
 /// Which session a call belongs to. Only what a verified credential says counts: what a client sends of its own (an MCP
 /// session id, a trace, baggage) begins nothing and ends nothing.
-pub(super) fn key(caller: &Caller) -> Key {
+pub(super) fn key(caller: &Caller, task: Option<&Arc<str>>) -> Key {
     let of = |source, id: String| Key { source, id: id.into() };
     let Presented { tokens, .. } = &caller.presented;
     let said = |kind: Option<Kind>, claim: &str| {
@@ -30,6 +31,9 @@ pub(super) fn key(caller: &Caller) -> Key {
     };
     if let Some(id) = said(Some(Kind::Transaction), "txn") {
         return of(Source::Transaction, id);
+    }
+    if let Some(task) = task {
+        return Key { source: Source::Task, id: Arc::clone(task) };
     }
     if let Some(id) = RUNS.iter().find_map(|claim| said(None, claim)) {
         return of(Source::Run, id);
@@ -59,21 +63,21 @@ impl Behaviour<'_> {
         Who { principal, key: self.key, id: session::id(principal, self.key), environment, zone, issuer }
     }
 
-    /// Weighs the caller and appends the intent. `intent` is set once something was appended, whatever comes then.
+    /// Weighs the caller and appends the intent; the grant that the path is open by. `intent` is set once something was appended, whatever comes then.
     pub(super) async fn step(
         &self,
         call: &Call<'_>,
         context: &mut Context,
         intent: &mut Option<Intent>,
         name: &mut u64,
-    ) -> Result<(), gates::Denial> {
+    ) -> Result<Option<Arc<Grant>>, gates::Denial> {
         let entry = context.action.entry.clone();
         let relevant = entry.as_deref().is_some_and(|entry| entry.is_path_relevant() || entry.grant == GrantRule::Always);
         if relevant && self.caller.peer.is_none() {
             return Err((Reason::SessionUnproved, "the action marks a session, and no peer is proved to hold it to".to_owned()));
         }
         let Some(principal) = &self.caller.principal else {
-            return gates::tier(context, self.documents.tiers, None, &self.caller.presented);
+            return gates::tier(context, self.documents.tiers, None, &self.caller.presented).map(|()| None);
         };
         let (who, peer) = (self.who(call, principal), self.caller.peer.as_deref());
         if peer.is_some() {
@@ -99,13 +103,14 @@ impl Behaviour<'_> {
         match self.sessions.step(&step).await {
             Ok(Stepped { labels, complete, view, session, intent: appended }) => {
                 (context.view, *intent, *name) = (view, Some(appended), session);
-                let Some(entry) = entry.filter(|entry| !entry.is_public) else { return Ok(()) };
-                gates::path(&entry, &labels, complete || call.settings.incomplete_sessions)
+                let Some(entry) = entry.filter(|entry| !entry.is_public) else { return Ok(None) };
+                let complete = complete || call.settings.incomplete_sessions;
+                gates::path(&entry, &labels, complete, context.covering()).map(Option::<&_>::cloned)
             }
             // What is not relevant to any path may go on without one.
             Err(reason) if reason != Reason::SessionEnded && !relevant => {
                 context.degraded = true;
-                Ok(())
+                Ok(None)
             }
             Err(reason) => Err((reason, "the session cannot be continued".to_owned())),
         }

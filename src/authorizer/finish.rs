@@ -17,14 +17,15 @@ use crate::{
 impl Authorizer {
     /// Writes the record, which may still turn an allow into a denial, and counts.
     pub(super) async fn finish(&self, call: &Call<'_>, request: &Request, mut outcome: Outcome, findings: Findings) -> Decided {
-        let Findings { caller, peer, principal, context, epoch, revocation, intent, session, .. } = findings;
+        let Findings { caller, peer, principal, context, epoch, revocation, grant, intent, session, .. } = findings;
         let Findings { opening, input, policy, result, drawn, evaluation, taken, .. } = findings;
         if let (Some(taken), Some(policy)) = (taken, &policy) {
             self.shadow.compare(taken, &Said { outcome: &outcome, result: result.as_ref(), policy, rule: &call.settings.rule });
         }
         // A session without a name was not found, or done without.
         let named = session.as_ref().map(|(_, id)| *id).filter(|id| *id != 0);
-        outcome = self.hold(call, outcome, opening, named);
+        let grant = grant.filter(|_| outcome.is_allow()).map(|grant| grant.id);
+        outcome = self.hold(call, outcome, opening, named, grant);
         let began = Clock::now();
         self.metrics.peer_proved(peer.as_ref().map(|peer| peer.evidence));
         let answer = outcome.answer.as_ref();
@@ -52,9 +53,12 @@ impl Authorizer {
             trace: call.trace,
             epoch,
             revocation: revocation.map(|hit| hit.id),
+            grant,
         };
         outcome = self.write(call, record, outcome, caller.as_ref(), context.as_ref()).await;
         self.metrics.stage(Stage::Record, began.elapsed());
+        outcome.request =
+            context.as_ref().and_then(|context| self.requestable(call, &outcome, caller.as_ref(), context)).map(Box::new);
         self.metrics.decided(outcome.decision, outcome.reason, protocol, outcome.mode);
         if let (Some(principal), Some(session)) = (&principal, &session) {
             self.settle(call, &outcome, intent, principal, session);

@@ -9,6 +9,7 @@ use crate::{
         tier::{Proof, Tiers},
     },
     context::Context,
+    grant::Grant,
     identity::{
         Peer,
         token::{Binding, Kind},
@@ -48,21 +49,29 @@ pub(super) fn tier(context: &Context, tiers: &Tiers, peer: Option<&Peer>, presen
     Ok(())
 }
 
-/// Whether the path that led here permits the action. `labels` are those that the session and its principal had before
-/// this call; `complete` is false where some may have been forgotten.
-pub(super) fn path(entry: &Entry, labels: &[Arc<str>], complete: bool) -> Result<(), Denial> {
+/// Whether the path that led here permits the action, and the grant that it does so by. `labels` are those that the session
+/// and its principal had before this call; `complete` is false where some may have been forgotten. `grant` is one that
+/// covers the call.
+pub(super) fn path<'a>(
+    entry: &Entry,
+    labels: &[Arc<str>],
+    complete: bool,
+    grant: Option<&'a Arc<Grant>>,
+) -> Result<Option<&'a Arc<Grant>>, Denial> {
     if let Some(missing) = entry.requires.iter().find(|label| !labels.contains(label)) {
         return Err((Reason::PathRequires, format!("`{}` requires `{missing}`", entry.name)));
     }
-    if let Some(label) = entry.forbid_after.iter().find(|label| labels.contains(label)) {
-        return Err((Reason::PathForbidden, format!("`{}` is forbidden after `{label}`", entry.name)));
-    }
-    if !entry.forbid_after.is_empty() && !complete {
-        let text = format!("`{}` is forbidden after labels that may have been forgotten", entry.name);
-        return Err((Reason::SessionIncomplete, text));
-    }
     if entry.grant == GrantRule::Always {
-        return Err((Reason::GrantRequired, format!("`{}` needs a grant", entry.name)));
+        return grant.map(Some).ok_or_else(|| (Reason::GrantRequired, format!("`{}` needs a grant", entry.name)));
     }
-    Ok(())
+    let lifted = grant.filter(|_| entry.grant == GrantRule::AfterLabel);
+    let forbidding = entry.forbid_after.iter().find(|label| labels.contains(label));
+    let refused = match forbidding {
+        Some(label) => (Reason::PathForbidden, format!("`{}` is forbidden after `{label}`", entry.name)),
+        None if !entry.forbid_after.is_empty() && !complete => {
+            (Reason::SessionIncomplete, format!("`{}` is forbidden after labels that may have been forgotten", entry.name))
+        }
+        None => return Ok(None),
+    };
+    lifted.map(Some).ok_or(refused)
 }

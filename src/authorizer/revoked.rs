@@ -14,14 +14,14 @@ pub(super) fn check(snapshot: &Snapshot, call: &Call<'_>, caller: &Caller, conte
     if snapshot.is_empty() {
         return None;
     }
-    let session = || Some(session::id(caller.principal.as_ref()?, &behaviour::key(caller)));
+    let session = || Some(session::id(caller.principal.as_ref()?, &behaviour::key(caller, context.task.as_ref())));
     let facts = Facts {
         peer: caller.peer.as_deref(),
         presented: &caller.presented,
         owner: context.workload.iter().flatten().find_map(|workload| workload.owner.as_deref()),
         session: snapshot.has_sessions().then(session).flatten(),
-        // Nobody opens tasks or gives grants yet.
-        task: None,
+        task: context.task.as_deref(),
+        // A call may do without a grant: one that was withdrawn is out of `context` already.
         grants: &[],
         backdates: &call.settings.backdates,
     };

@@ -1,36 +1,96 @@
 //! What the commands that ask a running doorward share: where its own API is, how to reach it, and what a refusal
 //! comes to.
 
-use std::{borrow::Cow, error::Error as _, io, os::linux::net::SocketAddrExt as _, os::unix::net};
+use std::{
+    borrow::Cow,
+    error::Error as _,
+    fs, io,
+    os::{linux::net::SocketAddrExt as _, unix::net},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use chrono::DateTime;
 use hyper_util::rt::TokioIo;
 use prost_types::Timestamp;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName,
+        pem::{self, PemObject},
+    },
+};
 use serde_json::Value;
-use tokio::{net::UnixStream, runtime::Builder};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    runtime::Builder,
+};
+use tokio_rustls::TlsConnector;
 use tonic::{
-    Code, Status,
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
 
 use super::{Exit, complain, print};
 use crate::config::{self, Address};
 
+/// A connection to a doorward, with what says who we are.
+pub(super) type Api = InterceptedService<Channel, Bearer>;
+
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Where the doorward to ask listens for operators (`control.address`)
+    /// Where the doorward to ask listens for operators: `control.address`, or `control.remote.address` like `tcp://host:9443`
     #[arg(long = "control", value_name = "ADDRESS", default_value_t = config::Control::default().address)]
     address: Address,
+    /// File with the OIDC token that says which person asks
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Over TCP: the authorities of its certificate, as PEM
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Over TCP: our own certificate, an SVID, as PEM
+    #[arg(long, value_name = "FILE", requires = "svid_key")]
+    svid: Option<PathBuf>,
+    /// Over TCP: the key of `--svid`, as PEM
+    #[arg(long, value_name = "FILE", requires = "svid")]
+    svid_key: Option<PathBuf>,
+    /// Over TCP: what its certificate is for, where that is not its address
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+}
+
+/// Shows a token with each call.
+#[derive(Debug, Clone)]
+pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
 }
 
 impl Args {
     /// Connects and does `work`; what goes wrong is told.
-    pub(super) fn run(&self, work: impl AsyncFnOnce(Channel) -> Result<Exit, Status>) -> Exit {
-        if matches!(self.address, Address::Tcp(_)) {
-            complain("operators are listened for on Unix sockets only; write `--control unix:///path`");
+    pub(super) fn run(&self, work: impl AsyncFnOnce(Api) -> Result<Exit, Status>) -> Exit {
+        if matches!(self.address, Address::Tcp(_)) && self.ca.is_none() {
+            complain("over TCP, say with `--ca` which authority its certificate comes from");
             return Exit::Invalid;
         }
+        let bearer = match self.bearer() {
+            Ok(bearer) => bearer,
+            Err(wrong) => {
+                complain(wrong);
+                return Exit::Invalid;
+            }
+        };
         let runtime = match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -39,7 +99,7 @@ impl Args {
             }
         };
         runtime.block_on(async {
-            let mut stream = match connect(&self.address) {
+            let mut stream = match self.connect().await {
                 Ok(stream) => Some(TokioIo::new(stream)),
                 Err(error) => {
                     let place = &self.address;
@@ -51,10 +111,64 @@ impl Args {
                 std::future::ready(stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
             });
             match Endpoint::from_static("http://doorward").connect_with_connector(only).await {
-                Ok(channel) => work(channel).await.unwrap_or_else(|status| self.refused(&status)),
+                Ok(channel) => {
+                    let api = InterceptedService::new(channel, bearer);
+                    work(api).await.unwrap_or_else(|status| self.refused(&status))
+                }
                 Err(error) => self.hung_up(&super::chain(error)),
             }
         })
+    }
+
+    fn bearer(&self) -> Result<Bearer, String> {
+        let Some(path) = &self.token_file else { return Ok(Bearer(None)) };
+        let text = fs::read_to_string(path).map_err(|error| format!("`{}` (`--token-file`): {error}", path.display()))?;
+        let no_token = |_| format!("`{}` (`--token-file`) holds no token", path.display());
+        let mut token = MetadataValue::try_from(format!("Bearer {}", text.trim())).map_err(no_token)?;
+        token.set_sensitive(true);
+        Ok(Bearer(Some(token)))
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        let unix = |stream: net::UnixStream| {
+            stream.set_nonblocking(true)?;
+            Ok(Box::new(UnixStream::from_std(stream)?) as Box<dyn Stream>)
+        };
+        match &self.address {
+            Address::Unix(path) => unix(net::UnixStream::connect(path)?),
+            Address::Abstract(name) => unix(net::UnixStream::connect_addr(&net::SocketAddr::from_abstract_name(name)?)?),
+            Address::Tcp(address) => {
+                let name = self.server_name.clone().unwrap_or_else(|| address.ip().to_string());
+                let name = ServerName::try_from(name).map_err(io::Error::other)?;
+                let tls = TlsConnector::from(Arc::new(self.tls()?));
+                Ok(Box::new(tls.connect(name, TcpStream::connect(address).await?).await?))
+            }
+        }
+    }
+
+    fn tls(&self) -> io::Result<ClientConfig> {
+        let ca =
+            self.ca.as_ref().ok_or_else(|| io::Error::other("say with `--ca` which authority its certificate comes from"))?;
+        let wrong = |path: &Path| {
+            let path = path.display().to_string();
+            move |error: pem::Error| io::Error::other(format!("`{path}`: {error}"))
+        };
+        let certificates = |path: &Path| CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(wrong(path));
+        let mut roots = RootCertStore::empty();
+        let certified: Vec<CertificateDer<'static>> = certificates(ca)?;
+        roots.add_parsable_certificates(certified);
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.map_err(io::Error::other)?.with_root_certificates(roots);
+        let mut config = match (&self.svid, &self.svid_key) {
+            (Some(svid), Some(key)) => {
+                let own = PrivateKeyDer::from_pem_file(key).map_err(wrong(key))?;
+                builder.with_client_auth_cert(certificates(svid)?, own).map_err(io::Error::other)?
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
     }
 
     fn refused(&self, status: &Status) -> Exit {
@@ -84,15 +198,10 @@ impl Args {
     }
 }
 
-fn connect(address: &Address) -> io::Result<UnixStream> {
-    let stream = match address {
-        Address::Unix(path) => net::UnixStream::connect(path)?,
-        Address::Abstract(name) => net::UnixStream::connect_addr(&net::SocketAddr::from_abstract_name(name)?)?,
-        Address::Tcp(_) => return Err(io::ErrorKind::Unsupported.into()),
-    };
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
-}
+/// What a call can go over.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// The JSON form of an answer.
 pub(super) fn print_json(answer: Option<Value>) -> Exit {

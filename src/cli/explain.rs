@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 
 use serde_json::Value;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use super::{
     Exit, Output,
@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args) -> Exit {
     args.control.run(async |channel| explain(args, channel).await)
 }
 
-async fn explain(args: &Args, channel: Channel) -> Result<Exit, Status> {
+async fn explain(args: &Args, channel: control::Api) -> Result<Exit, Status> {
     // Every line and fact of the deepest evaluation may come back.
     let mut client = ExplainServiceClient::new(channel).max_decoding_message_size(usize::MAX);
     let explained = client.explain(ExplainRequest { id: args.id.clone() }).await?.into_inner();

@@ -1,7 +1,7 @@
 //! `doorward revocations`: what is revoked.
 
 use comfy_table::{Table, presets::NOTHING};
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use super::{
     Exit, Output,
@@ -52,7 +52,7 @@ pub(super) fn run(command: &Command) -> Exit {
     args.control.run(async |channel| list(args, channel).await)
 }
 
-async fn list(args: &List, channel: Channel) -> Result<Exit, Status> {
+async fn list(args: &List, channel: control::Api) -> Result<Exit, Status> {
     let mut client = RevocationServiceClient::new(channel);
     let mut revocations = Vec::new();
     let mut page_token = String::new();

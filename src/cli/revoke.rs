@@ -2,7 +2,7 @@
 
 use clap::ArgGroup;
 use prost_types::Timestamp;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 use uuid::Uuid;
 
 use super::{
@@ -135,7 +135,7 @@ impl Args {
     }
 }
 
-async fn revoke(args: &Args, selector: &Selector, channel: Channel) -> Result<Exit, Status> {
+async fn revoke(args: &Args, selector: &Selector, channel: control::Api) -> Result<Exit, Status> {
     let request = RevokeRequest {
         request_id: args.request_id.clone().unwrap_or_else(|| Uuid::now_v7().to_string()),
         selector: Some(selector.clone().into()),

@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 
 use comfy_table::{Table, presets::NOTHING};
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use super::{
     Exit, Output,
@@ -106,7 +106,7 @@ pub(super) fn run(command: &Command) -> Exit {
     }
 }
 
-async fn list(args: &List, channel: Channel) -> Result<Exit, Status> {
+async fn list(args: &List, channel: control::Api) -> Result<Exit, Status> {
     let mut client = SessionServiceClient::new(channel);
     let mut sessions = Vec::new();
     let mut page_token = String::new();
@@ -136,7 +136,7 @@ async fn list(args: &List, channel: Channel) -> Result<Exit, Status> {
     })
 }
 
-async fn show(args: &Show, channel: Channel) -> Result<Exit, Status> {
+async fn show(args: &Show, channel: control::Api) -> Result<Exit, Status> {
     let mut client = SessionServiceClient::new(channel).max_decoding_message_size(usize::MAX);
     let shown = client.show(ShowSessionRequest { id: args.id.clone() }).await?.into_inner();
     Ok(match args.common.output {
@@ -145,7 +145,7 @@ async fn show(args: &Show, channel: Channel) -> Result<Exit, Status> {
     })
 }
 
-async fn end(args: &End, channel: Channel) -> Result<Exit, Status> {
+async fn end(args: &End, channel: control::Api) -> Result<Exit, Status> {
     let request = EndSessionRequest { id: args.id.clone(), reason: args.reason.clone().unwrap_or_default() };
     let ended = SessionServiceClient::new(channel).end(request).await?.into_inner();
     let session = ended.session.clone().unwrap_or_default();

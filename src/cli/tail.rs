@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use chrono::DateTime;
 use serde_json::json;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use super::{
     Exit, complain,
@@ -59,7 +59,7 @@ pub(super) fn run(args: &Args) -> Exit {
     args.control.run(async |channel| follow(args, channel).await)
 }
 
-async fn follow(args: &Args, channel: Channel) -> Result<Exit, Status> {
+async fn follow(args: &Args, channel: control::Api) -> Result<Exit, Status> {
     let decision = args.decision.map_or("", |decision| match decision {
         Which::Allow => "allow",
         Which::Deny => "deny",

@@ -23,6 +23,8 @@ pub struct Sessions {
     /// crash loses none; all else is written each `save`, and at the end. Its folder has to exist, and be ours alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<PathBuf>,
+    /// Sessions in a task end with it.
+    pub end_with_task: bool,
     /// How often all sessions are written to `snapshot`.
     pub save: Span,
     /// This process is the only one that decides for the callers of its `gateway` listeners, so that sessions are complete.
@@ -39,6 +41,7 @@ impl Default for Sessions {
             label_ttl: Span::millis(3600 * 1000),
             max: 1_000_000,
             snapshot: None,
+            end_with_task: true,
             save: Span::millis(60 * 1000),
             sole: false,
             incomplete: Incomplete::Deny,

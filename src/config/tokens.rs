@@ -34,6 +34,10 @@ pub struct Tokens {
     /// Take a JWT-SVID or a chain of actors that names somebody else than the peer.
     pub allow_mismatch: bool,
     pub dpop: Dpop,
+    /// Claim of verified tokens that names the task of a call. A caller is in a task only if a grant has opened it for the
+    /// caller; without the claim, in the only one that its live grants name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_claim: Option<String>,
     /// Sent with a 401, so that clients find out where to get a token (RFC 9728).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource_metadata: Option<Url>,
@@ -258,7 +262,7 @@ impl Tokens {
 }
 
 impl Keys {
-    fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+    pub(super) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let Self { file, token_file, ca, tls, .. } = self;
         let tls = tls.iter_mut().flat_map(Shown::paths_mut);
         file.iter_mut().chain(token_file.iter_mut()).chain(ca.iter_mut()).chain(tls)
@@ -277,10 +281,41 @@ impl Keys {
 /// What spans several keys, as `(key, text)`.
 pub(super) fn check(config: &Config, found: &mut Vec<(String, String)>) {
     let tokens = &config.tokens;
-    for (index, issuer) in tokens.issuers.iter().enumerate() {
-        let mut report = |key: &str, text: &str| found.push((format!("tokens.issuers[{index}].{key}"), text.to_owned()));
+    check_issuers(&tokens.issuers, "tokens.issuers", found);
+    if let Some(svid) = &tokens.jwt_svid {
+        if svid.audiences.is_empty() {
+            found.push((
+                "tokens.jwt_svid.audiences".to_owned(),
+                "without an audience, JWT-SVIDs meant for others would be taken; write what we are called".to_owned(),
+            ));
+        }
+        if svid.leeway > Span::millis(30_000) {
+            found.push((
+                "tokens.jwt_svid.leeway".to_owned(),
+                "more than 30 s makes expired SVIDs good; set the clocks".to_owned(),
+            ));
+        }
+    }
+    let own = ["authorization", "txn-token", "dpop"];
+    for (index, header) in tokens.headers.iter().enumerate() {
+        if header.bytes().any(|byte| byte.is_ascii_uppercase()) || own.contains(&header.as_str()) {
+            found.push((
+                format!("tokens.headers[{index}]"),
+                "write another header's name in lower case; `authorization` and `txn-token` are read anyway".to_owned(),
+            ));
+        }
+    }
+    if tokens.api_keys.as_ref().is_some_and(|keys| keys.header.bytes().any(|byte| byte.is_ascii_uppercase())) {
+        found.push(("tokens.api_keys.header".to_owned(), "write the header's name in lower case".to_owned()));
+    }
+}
+
+/// What is wrong with issuers that stand in the list at `place`.
+pub(super) fn check_issuers(issuers: &[Issuer], place: &str, found: &mut Vec<(String, String)>) {
+    for (index, issuer) in issuers.iter().enumerate() {
+        let mut report = |key: &str, text: &str| found.push((format!("{place}[{index}].{key}"), text.to_owned()));
         let same = |other: &&Issuer| other.issuer == issuer.issuer && other.kind == issuer.kind;
-        if tokens.issuers.iter().take(index).any(|other| same(&other)) {
+        if issuers.iter().take(index).any(|other| same(&other)) {
             report("issuer", "this issuer stands here twice with one kind; write its audiences into one entry");
         }
         if issuer.audiences.is_empty() {
@@ -319,32 +354,6 @@ pub(super) fn check(config: &Config, found: &mut Vec<(String, String)>) {
         if min_interval > refresh {
             report("keys.min_interval", "it is longer than `refresh`; swap them");
         }
-    }
-    if let Some(svid) = &tokens.jwt_svid {
-        if svid.audiences.is_empty() {
-            found.push((
-                "tokens.jwt_svid.audiences".to_owned(),
-                "without an audience, JWT-SVIDs meant for others would be taken; write what we are called".to_owned(),
-            ));
-        }
-        if svid.leeway > Span::millis(30_000) {
-            found.push((
-                "tokens.jwt_svid.leeway".to_owned(),
-                "more than 30 s makes expired SVIDs good; set the clocks".to_owned(),
-            ));
-        }
-    }
-    let own = ["authorization", "txn-token", "dpop"];
-    for (index, header) in tokens.headers.iter().enumerate() {
-        if header.bytes().any(|byte| byte.is_ascii_uppercase()) || own.contains(&header.as_str()) {
-            found.push((
-                format!("tokens.headers[{index}]"),
-                "write another header's name in lower case; `authorization` and `txn-token` are read anyway".to_owned(),
-            ));
-        }
-    }
-    if tokens.api_keys.as_ref().is_some_and(|keys| keys.header.bytes().any(|byte| byte.is_ascii_uppercase())) {
-        found.push(("tokens.api_keys.header".to_owned(), "write the header's name in lower case".to_owned()));
     }
 }
 

@@ -12,14 +12,19 @@ use axum::{extract::State, middleware::Next};
 use prost::Name;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
-use tonic::{Code, Request, Status, transport::server::UdsConnectInfo};
+use tonic::{Code, Request, Status};
 use uuid::Uuid;
 
 use super::proto;
 use crate::{
     clock::{self, Now},
+    identity::{
+        author::{Author, Person},
+        people::{People, PersonError},
+    },
+    listener::Remote,
     policy::PolicyStore,
-    record::{Body, Caller, ControlRecord, Record, Recorder},
+    record::{Body, Caller, ControlRecord, Origin, Record, Recorder},
     telemetry::{metrics::Metrics, trace::status_text},
     verdict::Decision,
 };
@@ -36,6 +41,8 @@ pub struct Guard {
     policies: Arc<PolicyStore>,
     recorder: Recorder,
     metrics: Arc<Metrics>,
+    /// Who verifies people's tokens.
+    people: Option<Arc<People>>,
     evaluations: Arc<Semaphore>,
     methods: Vec<String>,
 }
@@ -61,6 +68,8 @@ impl<M> Admitted<M> {
 pub struct Question {
     method: String,
     caller: Caller,
+    /// A person of `control.oidc.approvers`.
+    approver: bool,
     request: Value,
 }
 
@@ -83,9 +92,9 @@ struct Found {
 }
 
 impl Guard {
-    pub fn new(policies: Arc<PolicyStore>, recorder: Recorder, metrics: Arc<Metrics>) -> Self {
+    pub fn new(policies: Arc<PolicyStore>, recorder: Recorder, metrics: Arc<Metrics>, people: Option<Arc<People>>) -> Self {
         let methods = proto::methods().collect();
-        Self { policies, recorder, metrics, evaluations: Arc::new(Semaphore::new(EVALUATIONS)), methods }
+        Self { policies, recorder, metrics, people, evaluations: Arc::new(Semaphore::new(EVALUATIONS)), methods }
     }
 
     /// Whether the policy lets the caller of `request` have it done.
@@ -98,14 +107,17 @@ impl Guard {
         let entry = extensions.get::<Arc<Entry>>().ok_or_else(|| Status::internal("the call came by an unknown way"))?;
         let request = proto::to_json(&message).ok_or_else(|| Status::internal("the request has no JSON form"))?;
         entry.found().request = Some(request.clone());
-        let question = Question { method: entry.method.clone(), caller: entry.caller, request };
+        let caller = entry.caller.clone();
+        let approver =
+            self.people.as_ref().zip(caller.person.as_ref()).is_some_and(|(people, person)| people.is_approver(person));
+        let question = Question { method: entry.method.clone(), caller, approver, request };
         match self.ask(&question).await {
             Ok(()) => {
                 entry.found().decision = Decision::Allow;
                 Ok(Admitted { message, question, entry: Arc::clone(entry) })
             }
             Err(why) => {
-                tracing::warn!(method = entry.method, uid = entry.caller.uid, why, "refused a call of our own API");
+                tracing::warn!(method = entry.method, caller = %question.author(), why, "refused a call of our own API");
                 entry.found().detail = Some(why.clone());
                 Err(Status::permission_denied(why))
             }
@@ -140,9 +152,22 @@ impl Guard {
         }
     }
 
+    /// The person who asks, known well enough to approve and to restore.
+    ///
+    /// # Errors
+    /// The status to answer with where it is nobody's, or not well enough known.
+    pub fn approver<'a>(&self, question: &'a Question) -> Result<&'a Person, Status> {
+        let nobody = "only a person approves, known by an OIDC token of an issuer in `control.oidc` (`--token-file`)";
+        let person = question.caller.person.as_ref().ok_or_else(|| Status::failed_precondition(nobody))?;
+        let weak = "the token's `acr` is none of `control.oidc.acr`: log in with a stronger method";
+        let strong = self.people.as_ref().is_some_and(|people| people.is_strong(person));
+        if strong { Ok(person) } else { Err(Status::failed_precondition(weak)) }
+    }
+
     /// Somebody was turned away before a byte was read.
     pub fn turned_away(&self, caller: Caller) {
-        let detail = Some(format!("user id {} is neither our own nor in `control.uids`", caller.uid));
+        let author = author(&caller);
+        let detail = Some(format!("{author} is neither our own user id nor in `control.uids`"));
         let found = Found { request: None, decision: Decision::Deny, code: Code::Unauthenticated, detail };
         self.tell(None, caller, clock::now(), found);
     }
@@ -158,16 +183,30 @@ impl Guard {
 }
 
 impl Question {
-    /// Who asks, as a revocation names its author.
-    pub fn author(&self) -> String {
-        format!("uid {}", self.caller.uid)
+    /// Who asks, as the control log keeps it.
+    pub fn author(&self) -> Author {
+        author(&self.caller)
     }
 
     fn input(&self, now: Now) -> Value {
-        let Self { method, caller: Caller { uid, gid, pid }, request } = self;
-        let mut caller = json!({"kind": "unix", "uid": uid, "gid": gid});
-        if let (Some(pid), Value::Object(members)) = (pid, &mut caller) {
-            members.insert("pid".to_owned(), json!(pid));
+        let Self { method, caller: Caller { from, person }, approver, request } = self;
+        let mut caller = match from {
+            Origin::Process { uid, gid, .. } => json!({"kind": "unix", "uid": uid, "gid": gid}),
+            Origin::Workload { spiffe_id } => json!({"kind": "mtls", "spiffe_id": spiffe_id}),
+            Origin::Unknown {} => json!({"kind": "none"}),
+        };
+        let mut add = |key: &str, value: Value| caller.as_object_mut().map(|members| members.insert(key.to_owned(), value));
+        if let Origin::Process { pid: Some(pid), .. } = from {
+            add("pid", json!(pid));
+        }
+        if let Some(Person { issuer, subject, name, groups, acr }) = person {
+            add("kind", json!("oidc"));
+            add("person", json!(name));
+            add("issuer", json!(issuer));
+            add("subject", json!(subject));
+            add("groups", json!(groups));
+            add("approver", json!(approver));
+            acr.as_ref().and_then(|acr| add("acr", json!(acr)));
         }
         json!({
             "caller": caller,
@@ -188,29 +227,42 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let gone = Found { request: None, decision: Decision::Deny, code: Code::Unknown, detail: None };
         let found = std::mem::replace(&mut *self.found(), gone);
-        self.guard.tell(Some(std::mem::take(&mut self.method)), self.caller, self.at, found);
+        self.guard.tell(Some(std::mem::take(&mut self.method)), self.caller.clone(), self.at, found);
     }
 }
 
 /// Stands around every service, so that what never gets as far as one leaves a record too: a method that is not there,
-/// a message that is too large or cannot be read, a caller that goes away.
+/// a message that is too large or cannot be read, a token that does not count, a caller that goes away.
 pub async fn record(
     State(guard): State<Arc<Guard>>,
     mut request: axum::extract::Request,
     next: Next,
 ) -> axum::response::Response {
-    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-    let Some(peer) = peer else { return Status::unauthenticated("who calls is not known").into_http() };
+    let from = match request.extensions().get::<Remote>() {
+        Some(Remote::Process(peer)) => process(*peer),
+        Some(Remote::Workload(id)) => Origin::Workload { spiffe_id: Arc::clone(id) },
+        Some(Remote::Unknown) | None => Origin::Unknown {},
+    };
+    let (person, refused) = match guard.person(&request) {
+        Ok(person) => (person, None),
+        Err(error) => (None, Some(Status::unauthenticated(error.to_string()))),
+    };
+    let nobody = matches!(from, Origin::Unknown {}) && person.is_none();
+    let unknown = || Status::unauthenticated("show who you are: by an SVID, or by a token in `authorization`");
+    let refused = refused.or_else(|| nobody.then(unknown));
     let found = Found { request: None, decision: Decision::Deny, code: Code::Cancelled, detail: None };
     let entry = Arc::new(Entry {
         guard,
         method: request.uri().path().trim_start_matches('/').to_owned(),
-        caller: caller(peer),
+        caller: Caller { from, person },
         at: clock::now(),
         found: Mutex::new(found),
     });
     request.extensions_mut().insert(Arc::clone(&entry));
-    let response = next.run(request).await;
+    let response = match refused {
+        Some(status) => status.into_http(),
+        None => next.run(request).await,
+    };
     // A call that went well has its status behind the body.
     let status = Status::from_header_map(response.headers());
     let mut found = entry.found();
@@ -222,6 +274,33 @@ pub async fn record(
     response
 }
 
+impl Guard {
+    /// Who says by a token who it is.
+    fn person(&self, request: &axum::extract::Request) -> Result<Option<Person>, PersonError> {
+        let mut shown = request.headers().get_all("authorization").iter();
+        let Some(text) = shown.next() else { return Ok(None) };
+        let (text, None) = (text.to_str().map_err(|_| PersonError::Scheme)?, shown.next()) else {
+            return Err(PersonError::Scheme);
+        };
+        let people = self.people.as_ref().ok_or(PersonError::Nobody)?;
+        people.person(text, clock::now()).map(Some)
+    }
+}
+
+fn process(peer: tokio::net::unix::UCred) -> Origin {
+    Origin::Process { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() }
+}
+
+/// A process on this host that shows no token.
 pub fn caller(peer: tokio::net::unix::UCred) -> Caller {
-    Caller { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() }
+    Caller { from: process(peer), person: None }
+}
+
+fn author(Caller { from, person }: &Caller) -> Author {
+    match (person, from) {
+        (Some(person), _) => Author::Person(person.clone()),
+        (None, Origin::Process { uid, .. }) => Author::Unix(*uid),
+        (None, Origin::Workload { spiffe_id }) => Author::Workload((**spiffe_id).to_owned()),
+        (None, Origin::Unknown {}) => Author::Workload(String::new()),
+    }
 }

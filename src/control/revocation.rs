@@ -1,4 +1,4 @@
-//! Revocations: made, listed, and not taken back by anybody who is no person.
+//! Revocations: made, listed, and taken back by two people.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,8 +19,9 @@ use super::{
     },
 };
 use crate::{
+    authorizer::ControlState,
     clock::{self, Now},
-    revocation::{Asked, DEFAULT_LIFE, Revocation, Revocations, RevokeError, Revoked, Selector, SelectorError},
+    revocation::{Asked, DEFAULT_LIFE, RestoreAsked, RestoreError, Revocation, RevokeError, Revoked, Selector, SelectorError},
     session::Sessions,
     state::StateError,
 };
@@ -28,31 +29,28 @@ use crate::{
 /// Revocations of a page, where the caller says nothing, and at most.
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
-const PERSONS: &str = "to restore takes two people, each known by an OIDC token, and this socket knows user ids only; a \
-                       revocation also ends by itself, at its `expires_at`";
-
 pub struct RevocationApi {
     guard: Arc<Guard>,
-    revocations: Arc<Revocations>,
+    control: ControlState,
     sessions: Arc<Sessions>,
     /// Ends the streams that fall under what was revoked.
-    cut: Arc<Cut>,
+    cut: Cut,
     /// Of this process, as records name it.
     instance: String,
 }
 
 impl RevocationApi {
-    pub fn new(guard: Arc<Guard>, revocations: Arc<Revocations>, sessions: Arc<Sessions>, cut: Cut, instance: String) -> Self {
-        Self { guard, revocations, sessions, cut: Arc::new(cut), instance }
+    pub fn new(guard: Arc<Guard>, control: ControlState, sessions: Arc<Sessions>, cut: Cut, instance: String) -> Self {
+        Self { guard, control, sessions, cut, instance }
     }
 
     /// Works where it may block.
     async fn work<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Revocations, &Sessions) -> T + Send + 'static,
+        work: impl FnOnce(&ControlState, &Sessions) -> T + Send + 'static,
     ) -> Result<T, Status> {
-        let (revocations, sessions) = (Arc::clone(&self.revocations), Arc::clone(&self.sessions));
-        let worked = spawn_blocking(move || work(&revocations, &sessions)).await;
+        let (control, sessions) = (self.control.clone(), Arc::clone(&self.sessions));
+        let worked = spawn_blocking(move || work(&control, &sessions)).await;
         worked.map_err(|_| Status::internal("the work broke off; list the revocations to see what became of it"))
     }
 
@@ -77,9 +75,9 @@ impl RevocationService for RevocationApi {
             )));
         }
         let cut = Arc::clone(&self.cut);
-        let revoked = self.work(move |revocations, _| {
+        let revoked = self.work(move |control, _| {
             // First in force, then the streams: one that opens meanwhile finds one or the other.
-            revocations.revoke(&asked, clock::now()).map(|revoked| (revoked, cut(clock::now())))
+            control.revocations.revoke(&control.journal, &asked, clock::now()).map(|revoked| (revoked, cut(clock::now())))
         });
         let (Revoked { revocation, log, repeated }, streams) = revoked.await?.map_err(|error| refused(&error))?;
         admitted.note(format!("rev {}, {}", revocation.rev, revocation.text()));
@@ -91,7 +89,7 @@ impl RevocationService for RevocationApi {
             receipt: Some(Receipt { log: log.to_string(), rev: revocation.rev, applied }),
             revocation: Some((&*revocation).into()),
             repeated,
-            volatile: !self.revocations.is_durable(),
+            volatile: !self.control.journal.is_durable(),
             principals,
             streams: u64::try_from(streams).unwrap_or(u64::MAX),
         }))
@@ -116,7 +114,7 @@ impl RevocationService for RevocationApi {
                 && (spiffe_id.is_empty() || revocation.selector.covers(&spiffe_id))
         };
         // One more tells whether there is another page.
-        let mut found = self.work(move |revocations, _| revocations.list(after, size + 1, clock::now(), wanted)).await?;
+        let mut found = self.work(move |control, _| control.revocations.list(after, size + 1, clock::now(), wanted)).await?;
         let more = found.len() > size;
         found.truncate(size);
         let next_page_token = found.last().filter(|_| more).map(|last| last.rev.to_string()).unwrap_or_default();
@@ -125,23 +123,41 @@ impl RevocationService for RevocationApi {
     }
 
     async fn restore(&self, request: Request<RestoreRequest>) -> Result<Response<RestoreResponse>, Status> {
-        let RestoreRequest { id, .. } = self.guard.admit(request).await.map_err(|status| of_persons(&status))?.message;
-        let id: Uuid = id.parse().map_err(|_| Status::invalid_argument("`id` is no id of a revocation"))?;
-        if self.work(move |revocations, _| revocations.find(id, clock::now())).await?.is_none() {
-            return Err(Status::not_found("there is no such revocation, or not any more"));
-        }
-        Err(Status::failed_precondition(PERSONS))
+        let admitted = self.guard.admit(request).await?;
+        let RestoreRequest { id, reason } = admitted.message.clone();
+        let by = self.guard.approver(&admitted.question)?.clone();
+        let asked = RestoreAsked { revocation: id_of(&id)?, reason, by };
+        let asked = self.work(move |control, _| control.revocations.ask_to_restore(&control.journal, &asked, clock::now()));
+        let restore = asked.await?.map_err(|error| not_restored(&error))?;
+        admitted.note(format!("request {} to restore revocation {}: {}", restore.id, restore.revocation, restore.reason));
+        Ok(Response::new(RestoreResponse { restore: restore.id.to_string() }))
     }
 
     async fn approve_restore(&self, request: Request<ApproveRestoreRequest>) -> Result<Response<ApproveRestoreResponse>, Status> {
-        self.guard.admit(request).await.map_err(|status| of_persons(&status))?;
-        Err(Status::failed_precondition(PERSONS))
+        let admitted = self.guard.admit(request).await?;
+        let by = self.guard.approver(&admitted.question)?.clone();
+        let request = id_of(&admitted.message.restore)?;
+        let restored = self.work(move |control, _| control.revocations.restore(&control.journal, request, &by, clock::now()));
+        let revocation = restored.await?.map_err(|error| not_restored(&error))?;
+        admitted.note(format!("ended {}", revocation.text()));
+        Ok(Response::new(ApproveRestoreResponse { revocation: Some((&*revocation).into()) }))
     }
 }
 
-/// What the policy says no to is told why it does.
-fn of_persons(status: &Status) -> Status {
-    Status::new(status.code(), format!("{}: {PERSONS}", status.message()))
+pub(super) fn id_of(text: &str) -> Result<Uuid, Status> {
+    text.parse().map_err(|_| Status::invalid_argument(format!("`{}` is no id", text.chars().take(64).collect::<String>())))
+}
+
+fn not_restored(error: &RestoreError) -> Status {
+    let text = chain(error);
+    match error {
+        RestoreError::Unknown | RestoreError::UnknownRequest => Status::not_found(text),
+        RestoreError::Requester => Status::permission_denied(text),
+        RestoreError::Reason => Status::invalid_argument(text),
+        RestoreError::TooMany => Status::resource_exhausted(text),
+        RestoreError::State(StateError::NotDurable) => Status::failed_precondition(text),
+        RestoreError::State(_) => Status::unavailable(format!("nothing was restored: {text}")),
+    }
 }
 
 /// The request in the terms of `revocation`, and whether it was confirmed.
@@ -149,9 +165,6 @@ fn asked(admitted: &Admitted<RevokeRequest>) -> Result<(Asked, bool), Status> {
     let invalid = |text: &str| Status::invalid_argument(text.to_owned());
     let RevokeRequest { request_id, selector, issued_before, reason, lifetime, confirm } = admitted.message.clone();
     let selector = selector.and_then(|selector| selector.what).ok_or_else(|| invalid("`selector` selects nothing"))?;
-    if let What::Task(_) | What::Grant(_) = selector {
-        return Err(Status::failed_precondition("there are no tasks and no grants here yet, so nothing would be refused"));
-    }
     let selector = Selector::try_from(selector).map_err(|error| invalid(&error.to_string()))?;
     let life = match lifetime {
         None => DEFAULT_LIFE,
@@ -159,7 +172,7 @@ fn asked(admitted: &Admitted<RevokeRequest>) -> Result<(Asked, bool), Status> {
     };
     // In whole seconds, as certificates and tokens tell theirs: rather one too many is refused.
     let issued_before = issued_before.map(|at| at.seconds.saturating_add(i64::from(at.nanos > 0)));
-    let author = admitted.question.author();
+    let author = admitted.question.author().to_string();
     Ok((Asked { request_id, selector, issued_before, reason, author, life }, confirm))
 }
 
@@ -167,7 +180,7 @@ fn refused(error: &RevokeError) -> Status {
     let text = chain(error);
     match error {
         RevokeError::State(StateError::NotDurable) => Status::failed_precondition(text),
-        RevokeError::State(_) | RevokeError::Busy => Status::unavailable(format!("nothing was revoked: {text}")),
+        RevokeError::State(_) => Status::unavailable(format!("nothing was revoked: {text}")),
         RevokeError::Full => Status::resource_exhausted(text),
         RevokeError::OtherRequest => Status::already_exists(text),
         RevokeError::NoFloor | RevokeError::FutureFloor | RevokeError::Reason | RevokeError::RequestId | RevokeError::Life => {
@@ -177,9 +190,9 @@ fn refused(error: &RevokeError) -> Status {
 }
 
 /// An error with its causes.
-fn chain(error: &RevokeError) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
         source = cause.source();

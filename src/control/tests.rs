@@ -10,6 +10,7 @@ use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::UnixStream;
 use tonic::{
     Code, Request,
     transport::{Channel, Endpoint},
@@ -44,7 +45,7 @@ struct Api {
     recorder: Recorder,
     policies: Arc<PolicyStore>,
     sessions: Arc<Sessions>,
-    revocations: Arc<Revocations>,
+    control: ControlState,
     config: config::Policy,
     stop: CancellationToken,
     _records: Handle,
@@ -71,9 +72,17 @@ impl Api {
         let config = config::Policy::at(folder.path().join("policy"));
         let sessions = Arc::new(Sessions::open(&config::Sessions::default(), clock::now()).unwrap());
         let kept = config::MemoryState { file: Some(folder.path().join("control.redb")), volatile: false };
-        let revocations = Arc::new(Revocations::open(&config::State::Memory(kept), None, clock::now()).unwrap());
-        let api =
-            Self { recorder, policies, sessions, revocations, config, stop: CancellationToken::new(), _records: handle, folder };
+        let state = ControlState::open(&config::State::Memory(kept), None, clock::now()).unwrap();
+        let api = Self {
+            recorder,
+            policies,
+            sessions,
+            control: state,
+            config,
+            stop: CancellationToken::new(),
+            _records: handle,
+            folder,
+        };
         if !control.is_empty() {
             api.put(DECIDES, control);
         }
@@ -83,7 +92,7 @@ impl Api {
         let listener = Listener::bind(&Address::Unix(api.socket()), mode, Occupied::Refuse).unwrap();
         let connections = listener.accept(Callers::Operators(vec![uid], told), Arc::clone(&metrics), api.stop.clone());
         let (policies, recorder) = (Arc::clone(&api.policies), api.recorder.clone());
-        let (sessions, revocations) = (Arc::clone(&api.sessions), Arc::clone(&api.revocations));
+        let sessions = Arc::clone(&api.sessions);
         let streams = Arc::new(Streams::new(&config::Limits::default()));
         let instance = "test-instance".to_owned();
         let parts = Parts {
@@ -92,9 +101,11 @@ impl Api {
             recent,
             file: Some(file),
             sessions,
-            revocations,
+            control: api.control.clone(),
+            people: None,
+            end_with_task: true,
             streams,
-            cut: Box::new(|_| 0),
+            cut: Arc::new(|_| 0),
             instance,
         };
         tokio::spawn(serve(parts, metrics, connections, strangers, api.stop.clone()));

@@ -24,6 +24,7 @@ use crate::{
     action::Mcp,
     authorizer::{self, Challenge},
     config::Compat,
+    grant::request_token::RequestToken,
     policy::decision::{self, Answer, Outcome},
     request::{Headers, Request},
     verdict::{Decision, Mode, Protocol, Reason},
@@ -62,6 +63,8 @@ pub struct Settings<'a> {
     pub reason_to_caller: bool,
     /// What is told with a 401; none where no tokens are taken.
     pub challenge: Option<&'a Challenge>,
+    /// Where grants are asked for.
+    pub grants_at: Option<&'a str>,
     /// Take `x-forwarded-client-cert` from what goes to the workload.
     pub remove_xfcc: bool,
 }
@@ -73,6 +76,7 @@ impl<'a> Settings<'a> {
             decision_id_on_allow: settings.answer.decision_id_on_allow,
             reason_to_caller: settings.answer.reason,
             challenge: settings.challenge.as_ref(),
+            grants_at: settings.grants_at.as_deref(),
             remove_xfcc: false,
         }
     }
@@ -236,11 +240,13 @@ fn denied(outcome: &Outcome, shape: &Shape<'_>, settings: &Settings<'_>) -> Deni
             format!("request_parse_error: {}", outcome.detail.as_deref().unwrap_or_default())
         }
         Some(Answer { body: Some(body), .. }) => body.clone(),
+        _ if let Some(request) = &outcome.request => access_request(outcome, request, settings),
         Some(Answer { reason: Some(reason), .. }) if settings.reason_to_caller => reason.clone(),
         _ => String::new(),
     };
+    let is_json = mcp.is_some() || (outcome.request.is_some() && answer.is_none_or(|answer| answer.body.is_none()));
     let policy = answer.map(|answer| answer.headers.as_slice()).unwrap_or_default();
-    let kind = mcp.map(|_| header("content-type", "application/json".to_owned(), Placing::Replace));
+    let kind = is_json.then(|| header("content-type", "application/json".to_owned(), Placing::Replace));
     let headers = std::iter::once(header(DECISION_ID, outcome.id.to_string(), Placing::Replace))
         .chain(kind)
         .chain(challenge(outcome, code, settings).map(|text| header(CHALLENGE, text, Placing::Replace)))
@@ -297,12 +303,32 @@ fn json_rpc_error(outcome: &Outcome, mcp: &Mcp, settings: &Settings<'_>) -> Stri
     let said = outcome.carried().and_then(|answer| answer.reason.as_deref()).filter(|_| settings.reason_to_caller);
     // An id is JSON text already, as the client wrote it.
     let id = mcp.request_id.as_deref().and_then(|id| serde_json::from_str(id).ok()).unwrap_or(Value::Null);
-    let error = json!({
-        "code": code,
-        "message": said.unwrap_or(message),
-        "data": {"decision_id": outcome.id.to_string()},
-    });
+    let mut data = json!({"decision_id": outcome.id.to_string()});
+    if let (Some(request), Some(members)) = (&outcome.request, data.as_object_mut()) {
+        members.insert("access_request".to_owned(), offer(request, settings));
+    }
+    let error = json!({"code": code, "message": said.unwrap_or(message), "data": data});
     json!({"jsonrpc": "2.0", "id": id, "error": error}).to_string()
+}
+
+/// The body of a denial that a grant may be asked for after, in the fields of AuthZEN's access request profile.
+fn access_request(outcome: &Outcome, request: &RequestToken, settings: &Settings<'_>) -> String {
+    let mut context = json!({"access_request": offer(request, settings)});
+    let said = outcome.carried().and_then(|answer| answer.reason.as_deref()).filter(|_| settings.reason_to_caller);
+    if let (Some(said), Some(members)) = (said, context.as_object_mut()) {
+        members.insert("reason".to_owned(), json!(said));
+    }
+    json!({"decision": false, "evaluation_id": outcome.id.to_string(), "context": context}).to_string()
+}
+
+/// What a grant is asked for with: it permits nothing.
+fn offer(request: &RequestToken, settings: &Settings<'_>) -> Value {
+    let RequestToken { text, expires_at } = request;
+    let mut offer = json!({"binding_token": text, "expires_at": expires_at.rfc3339()});
+    if let (Some(endpoint), Some(members)) = (settings.grants_at, offer.as_object_mut()) {
+        members.insert("endpoint".to_owned(), json!(endpoint));
+    }
+    offer
 }
 
 /// The text of the gRPC error that opa-envoy-plugin would answer.

@@ -35,16 +35,26 @@ pub fn refusal(error: &io::Error) -> Option<Reason> {
 #[derive(Debug)]
 pub struct CallerVerifier {
     trust: Arc<TrustStore>,
+    mandatory: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl CallerVerifier {
     pub fn new(trust: Arc<TrustStore>) -> Self {
-        Self { trust, algorithms: aws_lc_rs::default_provider().signature_verification_algorithms }
+        Self { trust, mandatory: true, algorithms: aws_lc_rs::default_provider().signature_verification_algorithms }
+    }
+
+    /// Lets those through, too, who show none.
+    pub fn optional(trust: Arc<TrustStore>) -> Self {
+        Self { mandatory: false, ..Self::new(trust) }
     }
 }
 
 impl ClientCertVerifier for CallerVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
     /// None: a workload has one SVID, and the list would tell strangers whom we trust.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]

@@ -161,6 +161,13 @@ pub struct Issuer {
 
 impl Tokens {
     pub fn new(config: &config::Tokens, trust: Arc<TrustStore>) -> Result<Self, ApiKeyError> {
+        let tokens = Self::of_issuers(config, trust);
+        tokens.load_api_keys()?;
+        Ok(tokens)
+    }
+
+    /// Without API keys, which are files to be read.
+    pub fn of_issuers(config: &config::Tokens, trust: Arc<TrustStore>) -> Self {
         let verified = Cache::builder().max_capacity(CACHE_BYTES).weigher(weight).build_with_hasher(RandomState::default());
         let tokens = Self {
             rules: ArcSwap::default(),
@@ -172,8 +179,17 @@ impl Tokens {
             used: Replay::default(),
         };
         tokens.set(config);
-        tokens.load_api_keys()?;
-        Ok(tokens)
+        tokens
+    }
+
+    /// The token of this text, which comes without the proof of any key.
+    ///
+    /// # Errors
+    /// Why it does not count.
+    pub fn bearer(&self, text: &str, now: Now) -> Result<Arc<Token>, Reason> {
+        let token = self.verified(&self.rules.load(), text, Place::Authorization, now)?;
+        binding(&token, None, None)?;
+        Ok(token)
     }
 
     /// Brings new rules into force; issuers that stay keep their keys.

@@ -2,7 +2,7 @@
 //! a call that the answer becomes part of. How an outcome is put to Envoy is `envoy/encode`.
 //!
 //! The contract is opa-envoy-plugin's (facts A.4) with optional fields of our own: `reason`, `rule`, `lease_s`,
-//! `scope`, `labels` and `end_session`.
+//! `scope`, `labels`, `end_session`, `grant` and `requestable`.
 //! Unknown fields are ignored. Fields that only an allow uses are not looked at on a denial, and the other way round.
 
 mod fields;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use self::fields::{ENTRIES, Fields, kind};
 use crate::{
     config::Compat,
+    grant::request_token::RequestToken,
     verdict::{Decision, Mode, Reason},
 };
 
@@ -55,6 +56,10 @@ pub struct Answer {
     pub labels: Vec<Arc<str>>,
     /// `end_session`: nothing more is taken in this session.
     pub end_session: bool,
+    /// `grant`, allow only: id of the grant that the policy relies on.
+    pub grant: Option<Uuid>,
+    /// `requestable`, deny only: a grant may be asked for.
+    pub requestable: bool,
     /// What is carried out otherwise than the author may expect.
     pub warnings: Vec<Warning>,
 }
@@ -78,6 +83,8 @@ impl Answer {
             lease: None,
             labels: Vec::new(),
             end_session: false,
+            grant: None,
+            requestable: false,
             warnings: Vec::new(),
         }
     }
@@ -197,6 +204,8 @@ pub struct Outcome {
     pub answer: Option<Answer>,
     /// The shortest of all leases, on an allow.
     pub lease: Option<Duration>,
+    /// What a grant may be asked for with, on a denial.
+    pub request: Option<Box<RequestToken>>,
     /// opa-envoy-plugin answers this failure with a gRPC error; heeded only under compat, in `enforce`.
     pub fails_in_plugin: bool,
 }
@@ -216,6 +225,7 @@ impl Outcome {
             detail: None,
             answer: Some(answer),
             lease,
+            request: None,
             fails_in_plugin: false,
         }
     }
@@ -230,6 +240,7 @@ impl Outcome {
             detail,
             answer: None,
             lease: None,
+            request: None,
             // Facts D 55.
             fails_in_plugin: matches!(reason, Reason::DeadlineExceeded),
         }

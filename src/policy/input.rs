@@ -16,7 +16,7 @@ use serde_json::Map;
 
 pub(super) use self::value::from_json;
 use self::{
-    known::{action, risk_members, session, state, workload},
+    known::{action, grant, risk_members, session, state, workload},
     names::{NAMES, Name},
 };
 use super::{PolicySet, wanted::Wanted};
@@ -190,6 +190,12 @@ fn document(facts: &Facts<'_>, sink: &mut impl Sink) {
     sink.object(&NAMES.action, |sink| action(&context.action, context, request, sink));
     if let Some(view) = &context.view {
         sink.object(&NAMES.session, |sink| session(view, sink));
+    }
+    if let Some(task) = &context.task {
+        sink.text(&NAMES.task, task);
+    }
+    if !context.grants.is_empty() {
+        sink.objects(&NAMES.grants, &context.grants, |held, sink| grant(held, context, sink));
     }
     if let Some(entry) = &context.workload {
         sink.object(&NAMES.workload, |sink| workload(entry.as_deref(), sink));

@@ -25,6 +25,7 @@ macro_rules! built_in {
 const GUARD: &[(&str, &str)] = built_in![
     "guard/action.rego",
     "guard/answer.rego",
+    "guard/grant.rego",
     "guard/peer.rego",
     "guard/registry.rego",
     "guard/request.rego",

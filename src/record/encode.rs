@@ -82,6 +82,8 @@ struct DecisionBody<'a> {
     action: Option<Action<'a>>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_display")]
     revocation: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_display")]
+    grant: Option<Uuid>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     input_truncated: &'a [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -168,7 +170,7 @@ struct PolicyBody<'a> {
 struct ControlBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'a str>,
-    caller: Caller,
+    caller: &'a Caller,
     decision: verdict::Decision,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -379,6 +381,7 @@ fn decision_body<'a>(
         principal: cut(decision.principal.as_deref(), MAX_TEXT),
         action: decision.action.as_ref().map(action),
         revocation: decision.revocation,
+        grant: decision.grant,
         input_truncated,
         input_error,
         policy: decision.policy.as_ref().map(policy),
@@ -443,7 +446,7 @@ fn policy_body(record: &PolicyRecord) -> PolicyBody<'_> {
 fn control_body(control: &ControlRecord, request: Option<Value>, request_left_out: bool) -> ControlBody<'_> {
     ControlBody {
         method: cut(control.method.as_deref(), MAX_NAME),
-        caller: control.caller,
+        caller: &control.caller,
         decision: control.decision,
         outcome: control.outcome,
         detail: cut(control.detail.as_deref(), MAX_TEXT),

@@ -69,6 +69,7 @@ pub fn decision(input: Value) -> DecisionRecord {
         request_id: Some("req-1".to_owned()),
         epoch: None,
         revocation: None,
+        grant: None,
         trace: Some(TraceIds { trace: TraceId::from(1), span: SpanId::from(2), flags: TraceFlags::SAMPLED }),
     }
 }
@@ -331,7 +332,7 @@ fn a_call_of_our_own_api_is_masked_and_cut() {
     let control = |request: Value| {
         let body = ControlRecord {
             method: Some("doorward.v1.SessionService/End".to_owned()),
-            caller: Caller { uid: 7, gid: 8, pid: None },
+            caller: Caller { from: Origin::Process { uid: 7, gid: 8, pid: None }, person: None },
             request: Some(request),
             decision: Decision::Deny,
             outcome: "PERMISSION_DENIED",

@@ -106,6 +106,11 @@ impl Snapshot {
         self.peer(facts, now).or_else(|| self.tokens(facts, now)).or_else(|| self.rest(facts, now)).map(Arc::clone)
     }
 
+    /// The revocation of a grant.
+    pub fn grant(&self, id: &str, now: Now) -> Option<&Arc<Revocation>> {
+        self.find(Kind::Grant, "", id, &|| None, now)
+    }
+
     fn peer(&self, facts: &Facts<'_>, now: Now) -> Option<&Arc<Revocation>> {
         let peer = facts.peer?;
         let issued = || facts.backdates.issued(peer);

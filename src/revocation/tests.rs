@@ -1,13 +1,13 @@
 //! What each selector refuses and what it does not, floors on both sides of a fresh credential, and what survives.
 
-use std::{fs, path::Path};
+use std::{fs, ops::Deref, path::Path};
 
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    config::{MemoryState, Trust},
+    config::{MemoryState, State, Trust},
     identity::{
         Peer, X509,
         delegation::Delegation,
@@ -15,6 +15,7 @@ use crate::{
         tokens::{Bound, Presented},
         x509,
     },
+    state::{JournalError, Log},
     verdict::Evidence,
 };
 
@@ -25,14 +26,47 @@ fn at(seconds: i64) -> Now {
     Now::from_seconds(u64::try_from(NOW.seconds() + seconds).unwrap())
 }
 
-fn volatile() -> Revocations {
-    let state = State::Memory(MemoryState { file: None, volatile: true });
-    Revocations::open(&state, None, NOW).unwrap()
+/// Revocations with the log that they stand in.
+#[derive(Debug)]
+struct Kept {
+    journal: Journal,
+    revocations: Arc<Revocations>,
 }
 
-fn durable(folder: &Path, now: Now) -> Result<Revocations, RevocationError> {
-    let state = State::Memory(MemoryState { file: Some(folder.join("control.redb")), volatile: false });
-    Revocations::open(&state, None, now)
+impl Deref for Kept {
+    type Target = Revocations;
+
+    fn deref(&self) -> &Revocations {
+        &self.revocations
+    }
+}
+
+impl Kept {
+    fn open(state: &State, now: Now) -> Result<Self, JournalError> {
+        let revocations = Arc::new(Revocations::default());
+        let journal = Journal::open(state, None, vec![Arc::clone(&revocations) as Arc<dyn Fact>], now)?;
+        Ok(Self { journal, revocations })
+    }
+
+    fn revoke(&self, asked: &Asked, now: Now) -> Result<Revoked, RevokeError> {
+        self.revocations.revoke(&self.journal, asked, now)
+    }
+
+    fn follow(&self, now: Now) -> Result<bool, StateError> {
+        self.journal.follow(now)
+    }
+
+    fn find(&self, id: Uuid, now: Now) -> Option<Arc<Revocation>> {
+        self.list(0, 1, now, |revocation| revocation.id == id).pop()
+    }
+}
+
+fn volatile() -> Kept {
+    Kept::open(&State::Memory(MemoryState { file: None, volatile: true }), NOW).unwrap()
+}
+
+fn durable(folder: &Path, now: Now) -> Result<Kept, JournalError> {
+    Kept::open(&State::Memory(MemoryState { file: Some(folder.join("control.redb")), volatile: false }), now)
 }
 
 fn asked(selector: Selector) -> Asked {
@@ -310,7 +344,7 @@ fn what_was_revoked_is_so_after_a_restart_and_what_has_ended_is_not() {
 
 #[test]
 fn without_a_log_nothing_is_revoked_and_a_log_that_fails_changes_nothing() {
-    let none = Revocations::open(&State::default(), None, NOW).unwrap();
+    let none = Kept::open(&State::default(), NOW).unwrap();
     let error = none.revoke(&asked(Selector::spiffe_id(AGENT).unwrap()), NOW).unwrap_err();
     assert!(error.to_string().starts_with("not_durable"), "{error}");
     assert_eq!((none.current().epoch, none.current().len()), (None, 0));
@@ -336,12 +370,12 @@ fn a_log_of_a_newer_build_is_refused() {
     older.follow(NOW).unwrap();
     assert!(agent().check(&older, NOW).is_some(), "one that runs already takes in what it understands");
     let error = durable(folder.path(), NOW).unwrap_err();
-    assert!(matches!(error, RevocationError::UnknownKind { rev: 2, .. }), "{error}");
+    assert!(matches!(error, JournalError::Unread(Unread::UnknownKind { rev: 2, .. })), "{error}");
     let folder = TempDir::new().unwrap();
     let state = State::Memory(MemoryState { file: Some(folder.path().join("control.redb")), volatile: false });
     let (log, _) = Log::open(&state, None).unwrap();
     log.append(REVOKE, b"{\"more\": 1}").unwrap();
-    assert!(matches!(durable(folder.path(), NOW).unwrap_err(), RevocationError::Unreadable { rev: 2, .. }));
+    assert!(matches!(durable(folder.path(), NOW).unwrap_err(), JournalError::Unread(Unread::Unreadable { rev: 2, .. })));
 }
 
 #[test]

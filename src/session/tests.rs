@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    action::{Adds, GrantRule},
+    action::{Adds, GrantLimits, GrantRule},
     verdict::{Mode, Sensitivity},
 };
 
@@ -34,6 +34,7 @@ fn entry_with(name: &str, adds: Vec<Adds>) -> Arc<Entry> {
         requires: Vec::new(),
         forbid_after: Vec::new(),
         grant: GrantRule::Never,
+        grant_limits: GrantLimits::default(),
         mode: Mode::Enforce,
         shown: crate::json::Shown::default(),
     })

@@ -115,6 +115,7 @@ pub struct Metrics {
     callers_refused: Vec<BoundCounter<u64>>,
     control_calls: Counter<u64>,
     revocations: Gauge<u64>,
+    grants: Gauge<u64>,
     streams: UpDownCounter<i64>,
     streams_ended: Counter<u64>,
     streams_refused: Counter<u64>,
@@ -239,6 +240,7 @@ impl Metrics {
                 .collect(),
             control_calls: counter("doorward.control.calls", "Calls of our own API, by what became of them."),
             revocations: gauge("doorward.revocations", "Revocations that count."),
+            grants: gauge("doorward.grants", "Grants that calls may rely on."),
             streams: meter.i64_up_down_counter("doorward.streams.live").with_description("Live streams that are held.").build(),
             streams_ended: counter("doorward.streams.ended", "Streams that are over, by why."),
             streams_refused: counter("doorward.streams.refused", "Streams that rest on no allow, by why."),
@@ -415,8 +417,9 @@ impl Metrics {
     }
 
     /// So many count now.
-    pub fn revocations(&self, count: usize) {
-        self.revocations.record(u64::try_from(count).unwrap_or(u64::MAX), &[]);
+    pub fn control_state(&self, revocations: usize, grants: usize) {
+        self.revocations.record(u64::try_from(revocations).unwrap_or(u64::MAX), &[]);
+        self.grants.record(u64::try_from(grants).unwrap_or(u64::MAX), &[]);
     }
 
     pub fn stream_opened(&self) {

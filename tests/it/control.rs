@@ -242,7 +242,20 @@ async fn a_session_is_looked_at_and_ended() {
 
 #[test]
 fn the_commands_say_what_they_do() {
-    for name in ["tail", "explain", "session list", "session show", "session end", "revoke", "revocations list"] {
+    for name in [
+        "tail",
+        "explain",
+        "session list",
+        "session show",
+        "session end",
+        "revoke",
+        "revocations list",
+        "grant request",
+        "grant approve",
+        "grant list",
+        "task end",
+        "restore request",
+    ] {
         let help = Command::new(env!("CARGO_BIN_EXE_doorward")).args(name.split(' ')).arg("--help").output().unwrap();
         insta::assert_snapshot!(format!("{}_help", name.replace(' ', "_")), text(&help.stdout));
     }

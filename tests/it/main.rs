@@ -17,6 +17,7 @@ mod harness;
 mod attacks;
 mod cases;
 mod control;
+mod grants;
 mod neighbours;
 mod process;
 mod real_envoy;

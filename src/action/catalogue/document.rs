@@ -1,12 +1,12 @@
 //! The document as it is written: read entry by entry, each match made plain, and what can never match told.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    super::{Adds, Entry, GrantRule, mcp::Pattern},
+    super::{Adds, Entry, GrantLimits, GrantRule, mcp::Pattern},
     Narrowness, resource,
 };
 use crate::{
@@ -117,10 +117,31 @@ struct Raw {
     #[serde(default)]
     grant: GrantRule,
     #[serde(default)]
+    grant_limits: RawGrantLimits,
+    #[serde(default)]
     mode: Mode,
     /// For people.
     #[serde(default, rename = "description")]
     _description: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawGrantLimits {
+    life_s: Option<NonZeroU32>,
+    uses: Option<NonZeroU32>,
+    approvals: Option<NonZeroU32>,
+}
+
+impl From<RawGrantLimits> for GrantLimits {
+    fn from(raw: RawGrantLimits) -> Self {
+        let RawGrantLimits { life_s, uses, approvals } = raw;
+        Self {
+            life: life_s.map(|seconds| Duration::from_secs(u64::from(seconds.get()))),
+            uses: uses.map(NonZeroU32::get),
+            approvals: approvals.map(NonZeroU32::get),
+        }
+    }
 }
 
 /// The only value of `evidence`.
@@ -259,6 +280,7 @@ fn entry(name: &str, value: &Value) -> Result<Written, Vec<Fault>> {
         requires: raw.requires,
         forbid_after: raw.forbid_after,
         grant: raw.grant,
+        grant_limits: raw.grant_limits.into(),
         mode: raw.mode,
         shown: Shown::default(),
     };

@@ -14,12 +14,12 @@ use tokio::runtime::Runtime;
 
 use super::*;
 use crate::{
-    authorizer::{Parts, Permits, Shadow},
+    authorizer::{ControlState, Parts, Permits, Shadow},
     config::{self, Compat, Config, RecordWrite},
     identity::{Identity, PeerRules, tokens::Tokens},
     policy::{PolicyStore, input::Here},
     record::{Copies, Recorder},
-    revocation::{Asked, DEFAULT_LIFE, Revocations, Selector},
+    revocation::{Asked, DEFAULT_LIFE, Selector},
     session::Sessions,
     stream::Streams,
     telemetry::Telemetry,
@@ -33,7 +33,7 @@ const POLICY: &str = "package envoy.authz\n\ndefault allow := false\n\n\
 struct World {
     runtime: Runtime,
     door: Door,
-    revocations: Arc<Revocations>,
+    control: ControlState,
     permits: Arc<Permits>,
     _folder: TempDir,
 }
@@ -60,13 +60,13 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
     let (recorder, _records) =
         Recorder::start(&config.records, "test", telemetry.metrics(), &Arc::default(), Copies::default()).unwrap();
     let permits = Arc::new(Permits::new(1, 1));
-    let revocations = Arc::new(Revocations::open(&config.state, None, clock::now()).unwrap());
+    let control = ControlState::open(&config.state, None, clock::now()).unwrap();
     let authorizer = Authorizer::new(Parts {
         settings: Settings::new(&config),
         identity: Identity::new(Arc::new(TrustStore::default()), Arc::default()),
         tokens: Arc::new(Tokens::new(&config.tokens, Arc::default()).unwrap()),
         sessions: Arc::new(Sessions::open(&config.sessions, clock::now()).unwrap()),
-        revocations: Arc::clone(&revocations),
+        control: control.clone(),
         streams: Arc::new(Streams::new(&config.limits)),
         policies,
         permits: Arc::clone(&permits),
@@ -91,7 +91,7 @@ fn world(policy: Option<&str>, change: impl FnOnce(&mut Config)) -> World {
         message: 4096,
         decision: Duration::from_secs(20),
     };
-    World { runtime, door, revocations, permits, _folder: folder }
+    World { runtime, door, control, permits, _folder: folder }
 }
 
 impl World {
@@ -267,7 +267,7 @@ fn who_is_revoked_while_the_call_waits_is_refused() {
             author: "uid 1".to_owned(),
             life: DEFAULT_LIFE,
         };
-        world.revocations.revoke(&asked_for, clock::now()).unwrap();
+        world.control.revocations.revoke(&world.control.journal, &asked_for, clock::now()).unwrap();
         drop(held);
         asked.join().unwrap()
     });

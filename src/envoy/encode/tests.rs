@@ -10,8 +10,14 @@ use uuid::Uuid;
 
 use super::*;
 
-const PLAIN: Settings<'static> =
-    Settings { compat: None, decision_id_on_allow: false, reason_to_caller: false, challenge: None, remove_xfcc: false };
+const PLAIN: Settings<'static> = Settings {
+    compat: None,
+    decision_id_on_allow: false,
+    reason_to_caller: false,
+    challenge: None,
+    grants_at: None,
+    remove_xfcc: false,
+};
 const COMPAT: Settings<'static> = Settings { compat: Some(Compat::OpaEnvoy), ..PLAIN };
 const ID: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001);
 const ID_TEXT: &str = "01900000-0000-7000-8000-000000000001";
@@ -494,6 +500,7 @@ fn any_outcome(compat: Option<Compat>) -> impl Strategy<Value = Outcome> {
 fn any_case() -> impl Strategy<Value = (Settings<'static>, Outcome)> {
     (any::<bool>(), any::<bool>(), any::<bool>()).prop_flat_map(|(compat, decision_id_on_allow, reason_to_caller)| {
         let settings = Settings {
+            grants_at: None,
             compat: compat.then_some(Compat::OpaEnvoy),
             decision_id_on_allow,
             reason_to_caller,

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use super::{Answer, Header, METADATA_DEPTH, Refusal, Warning};
 use crate::{config::Compat, verdict::Decision};
@@ -43,6 +44,7 @@ impl Fields<'_> {
                 answer.body = self.body()?;
                 answer.status = self.status()?;
                 answer.scope = self.scope()?;
+                answer.requestable = self.own_flag("requestable")?;
             }
         }
         Ok(answer)
@@ -63,6 +65,7 @@ impl Fields<'_> {
         }
         self.read_query(answer)?;
         answer.lease = self.lease()?;
+        answer.grant = self.grant()?;
         Ok(())
     }
 
@@ -236,6 +239,12 @@ impl Fields<'_> {
             Some(Value::Bool(flag)) => Ok(*flag),
             Some(_) => Err(Refusal::OwnField { field, wanted: "a boolean" }),
         }
+    }
+
+    fn grant(&self) -> Result<Option<Uuid>, Refusal> {
+        let refused = || Refusal::OwnField { field: "grant", wanted: "the id of a grant" };
+        let said = self.own_text("grant")?;
+        said.map(|text| text.parse().map_err(|_| refused())).transpose()
     }
 
     fn labels(&self) -> Result<Vec<Arc<str>>, Refusal> {

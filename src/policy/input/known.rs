@@ -1,10 +1,11 @@
-//! The members that say what is known around the request: action, session, workload and risk.
+//! The members that say what is known around the request: action, session, grants, workload and risk.
 
 use super::{Sink, names::NAMES};
 use crate::{
     action::{Action, Entry, Mcp, Resource},
     clock::Now,
     context::Context,
+    grant::{Grant, Scope},
     request::Request,
     risk::Risk,
     session::{Part, View},
@@ -107,6 +108,27 @@ fn part(part: &Part, sink: &mut impl Sink) {
             sink.text(&NAMES.decision, decision.as_str());
         }
     });
+}
+
+pub(super) fn grant(grant: &Grant, context: &Context, sink: &mut impl Sink) {
+    let Scope { actions, resources, tenant, task, .. } = &grant.scope;
+    sink.made(&NAMES.id, || grant.id.to_string());
+    sink.texts(&NAMES.actions, actions.iter().map(|action| &**action));
+    sink.texts(&NAMES.resources, resources.iter().map(|resource| &**resource));
+    for (name, text) in [(&NAMES.tenant, tenant), (&NAMES.task, task)] {
+        if let Some(text) = text {
+            sink.text(name, text);
+        }
+    }
+    if let Some(until) = grant.until() {
+        sink.made(&NAMES.expires_at, || until.rfc3339());
+    }
+    if let Some(left) = grant.uses_left() {
+        sink.number(&NAMES.uses_left, i64::from(left));
+    }
+    sink.made(&NAMES.requested_by, || grant.requested_by.to_string());
+    sink.texts(&NAMES.approved_by, grant.approvals.iter().map(|approval| approval.by.name.as_str()));
+    sink.flag(&NAMES.covers, grant.covers(&context.action, context.task.as_deref()));
 }
 
 pub(super) fn workload(entry: Option<&Workload>, sink: &mut impl Sink) {

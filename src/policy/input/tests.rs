@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::{
-    action::{Action, GrantRule, Mcp, Resource},
+    action::{Action, GrantLimits, GrantRule, Mcp, Resource},
     policy::wanted::EVERYTHING,
     request::Headers,
     risk::Risk,
@@ -57,6 +57,7 @@ fn context() -> Context {
         requires: vec!["a".into()],
         forbid_after: Vec::new(),
         grant: GrantRule::Never,
+        grant_limits: GrantLimits::default(),
         mode: Mode::Enforce,
         shown: Shown::default(),
     };
@@ -98,6 +99,9 @@ fn context() -> Context {
         shown: Shown::default(),
     };
     Context {
+        grants: Vec::new(),
+        withdrawn: Vec::new(),
+        task: Some("t1".into()),
         action: Action {
             protocol: Protocol::Mcp,
             entry: Some(entry.into()),
