@@ -39,19 +39,7 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
             found.push(("policy.shadow.sample".to_owned(), "a share lies between 0 and 1".to_owned()));
         }
     }
-    for (index, bundle) in config.policy.bundles.iter().enumerate() {
-        if bundle.download().is_some_and(|Download { tls, .. }| lacks_own(config, tls.as_ref())) {
-            found.push((format!("policy.bundles[{index}].tls"), LACKS_OWN.to_owned()));
-        }
-    }
-    for (index, issuer) in config.tokens.issuers.iter().enumerate() {
-        if lacks_own(config, issuer.keys.tls.as_ref()) {
-            found.push((format!("tokens.issuers[{index}].keys.tls"), LACKS_OWN.to_owned()));
-        }
-    }
-    if config.records.upload.as_ref().is_some_and(|upload| lacks_own(config, upload.tls.as_ref())) {
-        found.push(("records.upload.tls".to_owned(), LACKS_OWN.to_owned()));
-    }
+    check_shown(config, &mut found);
     for (index, listener) in config.listeners.iter().enumerate() {
         check_listener(config, index, listener, &mut found);
     }
@@ -94,6 +82,23 @@ const LACKS_OWN: &str = "`workload_api` shows our own SVID; write `trust: {self:
 /// Whether our own SVID is to be shown and the Workload API is not asked for it.
 fn lacks_own(config: &Config, tls: Option<&Shown>) -> bool {
     tls == Some(&Shown::WorkloadApi) && config.trust.own != Some(Own::WorkloadApi)
+}
+
+/// Where our own SVID is shown to a server, there has to be one.
+fn check_shown(config: &Config, found: &mut Vec<(String, String)>) {
+    for (index, bundle) in config.policy.bundles.iter().enumerate() {
+        if bundle.download().is_some_and(|Download { tls, .. }| lacks_own(config, tls.as_ref())) {
+            found.push((format!("policy.bundles[{index}].tls"), LACKS_OWN.to_owned()));
+        }
+    }
+    for (index, issuer) in config.tokens.issuers.iter().enumerate() {
+        if lacks_own(config, issuer.keys.tls.as_ref()) {
+            found.push((format!("tokens.issuers[{index}].keys.tls"), LACKS_OWN.to_owned()));
+        }
+    }
+    if config.records.upload.as_ref().is_some_and(|upload| lacks_own(config, upload.tls.as_ref())) {
+        found.push(("records.upload.tls".to_owned(), LACKS_OWN.to_owned()));
+    }
 }
 
 fn check_listener(config: &Config, index: usize, listener: &Listener, found: &mut Vec<(String, String)>) {
