@@ -2,6 +2,7 @@
 //! Decisions run on a runtime of their own, with deep stacks; telemetry, operations and reloads on another, so that
 //! slow Rego cannot starve them.
 
+mod alerts;
 mod client;
 mod control;
 mod download;
@@ -27,6 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    alerts::{Alerts, Telling},
     control::Control,
     reload::{Reloader, Told},
 };
@@ -42,7 +44,7 @@ use crate::{
     listener::{self, Callers, Listener, Occupied},
     policy::{Host, PolicyStore, input::Here},
     readiness::Readiness,
-    record::{self, Copies, Recorder},
+    record::{self, Copies, Recorder, recent::Recent},
     session::{Census, Sessions},
     stream::Streams,
     telemetry::{Telemetry, metrics::Metrics},
@@ -56,6 +58,8 @@ const DECISION_STACK: usize = 16 * 1024 * 1024;
 const RECORDS: Duration = Duration::from_secs(5);
 /// How long Envoy has to hear that its live streams go on without us.
 const LET_GO: Duration = Duration::from_millis(250);
+/// The same for the last alerts to be told.
+const ALERTS: Duration = Duration::from_secs(2);
 /// The same for telemetry to be pushed out.
 const FLUSH: Duration = Duration::from_secs(3);
 
@@ -113,6 +117,7 @@ struct App {
     operations: TcpListener,
     listeners: Vec<(Listener, Callers)>,
     control: Option<Control>,
+    alerts: Option<Alerts>,
     /// Where the Workload API is.
     workload_api: Option<WorkloadEndpoint>,
 }
@@ -132,9 +137,7 @@ impl App {
         let (descriptors, readiness) = (Arc::new(Descriptors::default()), Readiness::default());
         descriptors.reload(config.policy.proto_descriptor.as_deref()).context("loading the descriptors of gRPC messages")?;
         let tokens = Arc::new(Tokens::new(&config.tokens, Arc::clone(&trust)).context("loading the API keys")?);
-        let copies = Copies { logs: telemetry.logger(), recent: recent.clone(), observers: Vec::new() };
-        let (recorder, records) = Recorder::start(&masked(&config), &instance, telemetry.metrics(), &policies, copies)
-            .context("starting the records")?;
+        let (recorder, records, alerts) = start_records(&config, &environment, &instance, &telemetry, &policies, recent.clone())?;
         let authorizer = Arc::new(Authorizer::new(authorizer::Parts {
             settings: authorizer::Settings::new(&config),
             identity: Identity::new(Arc::clone(&trust), Arc::clone(&own)),
@@ -210,6 +213,7 @@ impl App {
             operations,
             listeners,
             control,
+            alerts,
             workload_api,
         })
     }
@@ -226,6 +230,7 @@ impl App {
             operations,
             listeners,
             control,
+            alerts,
             workload_api,
         } = self;
         let stop = CancellationToken::new();
@@ -276,6 +281,7 @@ impl App {
         if let (Some(outbox), Some(part)) = (records.outbox(), config.records.upload.clone()) {
             tokio::spawn(upload::run(Arc::clone(outbox), part, Arc::clone(&reloader.own), telemetry.metrics()));
         }
+        let alerts = alerts.map(|alerts| alerts.start(&reloader.own));
         look_after(&authorizer, config.sessions.save, &telemetry.metrics(), &stop);
 
         let failed = tokio::select! {
@@ -285,9 +291,7 @@ impl App {
         readiness.draining();
         drain(&config.limits, failed.is_none(), authorizer.streams(), &mut servers, &mut signals, &stop).await;
         save_sessions(Arc::clone(authorizer.sessions())).await;
-        if let Err(error) = records.shutdown(RECORDS).await {
-            tracing::error!(%error, "records were lost at shutdown");
-        }
+        end_records(records, alerts).await;
         tracing::info!("stopped");
         telemetry.shutdown(FLUSH).await;
         match failed {
@@ -376,6 +380,32 @@ fn own_svid(trust: &config::Trust) -> anyhow::Result<Arc<OwnSvid>> {
 fn people(config: &Config, trust: &Arc<TrustStore>) -> Option<Arc<People>> {
     let rules = config.control.as_ref()?.oidc.as_ref()?;
     Some(Arc::new(People::new(rules, Arc::clone(trust))))
+}
+
+/// Starts the writer of records, and prepares what sees them on their way.
+fn start_records(
+    config: &Config,
+    environment: &Environment,
+    instance: &str,
+    telemetry: &Telemetry,
+    policies: &Arc<PolicyStore>,
+    recent: Option<Arc<Recent>>,
+) -> anyhow::Result<(Recorder, record::Handle, Option<Alerts>)> {
+    let (alerts, alert) = alerts::prepare(config, environment, policies, &telemetry.metrics()).unzip();
+    let copies = Copies { logs: telemetry.logger(), recent, observers: alert.into_iter().collect() };
+    let (recorder, records) =
+        Recorder::start(&masked(config), instance, telemetry.metrics(), policies, copies).context("starting the records")?;
+    Ok((recorder, records, alerts))
+}
+
+/// Waits until the last records are written, and the alerts that come of them are told.
+async fn end_records(records: record::Handle, alerts: Option<Telling>) {
+    if let Err(error) = records.shutdown(RECORDS).await {
+        tracing::error!(%error, "records were lost at shutdown");
+    }
+    if let Some(alerts) = alerts {
+        alerts.finish(ALERTS).await;
+    }
 }
 
 /// How to keep records, the headers masked that tokens come in.

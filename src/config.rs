@@ -3,6 +3,7 @@
 
 pub mod opa;
 
+mod alerts;
 mod bundle;
 mod check;
 mod control;
@@ -28,6 +29,7 @@ use spiffe::SpiffeId;
 use url::Url;
 
 pub use self::{
+    alerts::{AlertRule, Alertmanager, Alerts},
     bundle::{Bundle, Download, Poll, Signing, SigningAlgorithm, SigningKey, Source},
     control::{Control, Oidc},
     file::{ConfigError, Environment, load},
@@ -70,6 +72,9 @@ pub struct Config {
     pub control: Option<Control>,
     #[serde(default)]
     pub records: Records,
+    /// Who is told of what cannot wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<Alerts>,
     #[serde(default)]
     pub telemetry: Telemetry,
     #[serde(default)]
@@ -560,5 +565,6 @@ impl Config {
         self.state.path_mut().into_iter().for_each(resolve);
         self.control.iter_mut().flat_map(Control::paths_mut).for_each(resolve);
         self.records.upload.iter_mut().flat_map(Upload::paths_mut).for_each(resolve);
+        self.alerts.iter_mut().flat_map(Alerts::paths_mut).for_each(resolve);
     }
 }

@@ -18,6 +18,8 @@ mod wiring;
 
 mod authorizer;
 
+mod alert;
+
 mod record;
 
 mod policy;

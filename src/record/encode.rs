@@ -398,7 +398,7 @@ fn peer(peer: &PeerRecord) -> Peer<'_> {
 }
 
 fn action(action: &ActionRecord) -> Action<'_> {
-    let ActionRecord { name, class, tier, degraded, args_digest, risk, session } = action;
+    let ActionRecord { name, class, tier, degraded, args_digest, risk, session, .. } = action;
     Action {
         name: cut(name.as_deref(), MAX_NAME),
         class: *class,

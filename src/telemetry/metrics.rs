@@ -81,6 +81,9 @@ labels! {
     UploadAnswer { Accepted => "accepted", TooLarge => "too_large", Failed => "failed", }
     /// The kind of a record.
     RecordKind { Decision => "decision", Shadow => "shadow", Policy => "policy", Control => "control", StreamEnd => "stream_end", Gap => "gap", }
+    /// What became of an alert: sent to an Alertmanager, in a request that failed, or dropped, because there were too many or
+    /// nobody had taken it for too long.
+    Alert { Sent => "sent", Failed => "failed", Dropped => "dropped", }
     /// What became of a record: written, dropped because the queue was full, or lost to a sink that fails.
     RecordResult { Written => "written", Dropped => "dropped", Failed => "failed", }
 }
@@ -99,6 +102,8 @@ pub struct Metrics {
     records_queue: Gauge<u64>,
     uploads: Vec<BoundCounter<u64>>,
     upload_requests: Vec<BoundCounter<u64>>,
+    alerts: Vec<BoundCounter<u64>>,
+    alerts_active: Gauge<u64>,
     policy_reloads: Vec<BoundCounter<u64>>,
     policy_loaded: Gauge<f64>,
     bundle_fetches: Vec<BoundCounter<u64>>,
@@ -168,6 +173,7 @@ impl Metrics {
         let shadow = counter("doorward.shadow.compared", "Calls that a second policy set was asked about, by what came of it.");
         let fetches = counter("doorward.bundle.fetches", "Requests for bundles, by what became of them.");
         let keys = counter("doorward.keys.fetches", "Requests for keys of token issuers, by what became of them.");
+        let alerts = counter("doorward.alerts", "Alerts, by what became of them; each time that one is sent counts.");
         let peers = counter("doorward.peers", "Decisions, by how the peer was proved.");
         let refused = counter("doorward.callers.refused", "Callers of a listener that may not call it.");
         let policy_limits = counter("doorward.policy.limit", "Evaluations that were denied at a limit, by where they stood.");
@@ -200,6 +206,8 @@ impl Metrics {
                 .iter()
                 .map(|answer| upload_requests.bind(&[KeyValue::new("result", answer.as_str())]))
                 .collect(),
+            alerts: Alert::ALL.iter().map(|result| alerts.bind(&[KeyValue::new("result", result.as_str())])).collect(),
+            alerts_active: gauge("doorward.alerts.active", "Alerts that are not over."),
             policy_reloads: reloads("doorward.policy.reloads", "Attempts to put a policy in force."),
             policy_loaded: moment(
                 "doorward.policy.loaded",
@@ -315,6 +323,17 @@ impl Metrics {
 
     pub fn upload_answered(&self, answer: UploadAnswer) {
         add(&self.upload_requests, answer as usize);
+    }
+
+    pub fn alerted(&self, result: Alert, count: usize) {
+        if let Some(bound) = self.alerts.get(result as usize) {
+            bound.add(count as u64);
+        }
+    }
+
+    /// So many are not over.
+    pub fn alerts_active(&self, count: usize) {
+        self.alerts_active.record(count as u64, &[]);
     }
 
     pub fn policy_reloaded(&self, result: Reload) {

@@ -1,6 +1,7 @@
 //! What the tests stand on: a certificate authority, the real binary, a real Envoy, an upstream and clients. Every
 //! listener takes port 0 or a socket in a temporary folder; nothing waits by the clock, only on a condition.
 
+pub mod alertmanager;
 pub mod ca;
 pub mod check;
 pub mod client;
@@ -60,6 +61,13 @@ pub fn peer(name: &str, relative: &str) -> Option<PathBuf> {
 pub fn peer_at(name: &str, relative: &str) -> Option<PathBuf> {
     let peers = std::env::var_os("PEERS_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".peers"), PathBuf::from);
     Some(peers.join(relative)).filter(|path| path.exists()).or_else(|| absent(name))
+}
+
+/// The same for a Debian package: a command on the path.
+pub fn command(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.exists());
+    found.or_else(|| absent(name))
 }
 
 fn absent(name: &str) -> Option<PathBuf> {

@@ -20,6 +20,7 @@ mod control;
 mod grants;
 mod neighbours;
 mod process;
+mod real_alerts;
 mod real_envoy;
 mod real_issuers;
 mod real_opa_bundles;

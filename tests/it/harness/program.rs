@@ -7,6 +7,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -25,6 +29,10 @@ impl Program {
         let log = File::create(folder.path().join("log")).unwrap();
         let command = command.env("HOME", folder.path()).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         Self { child: command.spawn().unwrap(), folder }
+    }
+
+    pub fn signal(&self, what: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), what).unwrap();
     }
 
     /// What it has printed so far.
