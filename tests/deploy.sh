@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Holds the files of deploy/ against the programs that will read them: Envoy, kustomize, the Kubernetes schemas and, where
+# Holds the files of deploy/ against the programs that will read them: Envoy, kustomize, the Kubernetes schemas, Alertmanager and, where
 # DOORWARD_BIN names one, doorward.
 #
 #   bash tests/deploy.sh
@@ -55,6 +55,22 @@ check "Envoy accepts deploy/envoy/snippet.yaml" "$envoy" --mode validate -c "$wo
 "$(bash "$peers" path kubectl)" kustomize "$root/deploy/kubernetes" >"$work/kubernetes.yaml"
 check "deploy/kubernetes renders to valid resources" \
     "$(bash "$peers" path kubernetes-validate)" --strict "$work/kubernetes.yaml"
+
+amtool=$(bash "$peers" path amtool)
+routes=$root/deploy/alertmanager/alertmanager.yaml
+check "Alertmanager accepts deploy/alertmanager/alertmanager.yaml" "$amtool" check-config "$routes"
+# routed RECEIVERS LABEL=VALUE ...: where an alert goes.
+routed() {
+    local receivers=$1
+    shift
+    check "$* goes to $receivers" "$amtool" config routes test --config.file="$routes" --verify.receivers="$receivers" "$@"
+}
+routed security,payments-oncall \
+    alertname=DoorwardCriticalDenial severity=critical owner=kim@example.org escalation=payments-oncall
+routed security,support alertname=DoorwardRevocation severity=warning owner=support@example.org
+routed support alertname=DoorwardOverdue severity=warning owner=support@example.org
+routed security alertname=DoorwardUnregistered severity=warning
+routed security alertname=DoorwardOverdue severity=warning owner=somebody@example.org
 
 if [ -n "${DOORWARD_BIN:-}" ]; then
     for file in deploy/kubernetes/doorward.yaml examples/quickstart/doorward.yaml; do
