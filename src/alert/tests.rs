@@ -1,5 +1,7 @@
 //! From records to what Alertmanager is told, without any.
 
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use serde_json::json;
 
 use super::*;
@@ -149,6 +151,19 @@ fn what_a_decision_is_told_for() {
         decision.reason = Reason::Revoked;
     });
     assert_eq!(seen(&rules("except: [critical_denial, revoked_use]"), &revoked), []);
+}
+
+#[test]
+fn a_full_queue_makes_nobody_wait() {
+    let meter = SdkMeterProvider::default().meter("test");
+    let (sender, mut queue) = mpsc::channel(2);
+    let see = rules("").observer(Arc::default(), sender, Arc::new(Metrics::new(&meter)));
+    let unowned = record(|_, action| action.signals = [SignalName::Unowned].into_iter().collect());
+    (0..10).for_each(|_| see(&unowned));
+    let taken = std::iter::from_fn(|| queue.try_recv().ok()).count();
+    assert_eq!((taken, queue.try_recv()), (2, Err(mpsc::error::TryRecvError::Empty)));
+    see(&unowned);
+    assert!(queue.try_recv().is_ok());
 }
 
 #[test]

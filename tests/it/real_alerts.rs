@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{
-    alertmanager::Alertmanager,
+    alertmanager::{Alertmanager, Receiver},
     ca::Leaf,
     check::{Answer, Check},
     client::{Http, request},
@@ -131,6 +131,30 @@ async fn the_owner_hears_of_it_and_that_it_is_over() {
     assert_eq!(client.send(request("POST", "/x").body(Full::default()).unwrap()).await.status, 403);
     let again = first.alert("DoorwardRevokedUse", AGENT);
     assert!(again["startsAt"].as_str() > used["startsAt"].as_str(), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sample_routes_notify_security_and_whom_the_registry_names() {
+    let receiver = Receiver::start();
+    let sample = fs::read_to_string("deploy/alertmanager/alertmanager.yaml").unwrap();
+    let quick = sample.replace("group_wait: 10s", "group_wait: 10ms").replace("group_interval: 1m", "group_interval: 500ms");
+    let Some(alertmanager) = Alertmanager::routing(&quick.replace("127.0.0.1:9094", &receiver.address.to_string())) else {
+        return;
+    };
+    let world = World::start(&[alertmanager.url()], "  resolve_after: 2s\n");
+    assert_ne!(world.ask(&world.svid("agent"), "/send").await.code, 0);
+    assert_eq!(world.ask(&world.svid("stranger"), "/x").await.code, 0);
+    for status in ["firing", "resolved"] {
+        for (path, name) in [
+            ("/payments-oncall", "DoorwardCriticalDenial"),
+            ("/security", "DoorwardCriticalDenial"),
+            ("/security", "DoorwardUnregistered"),
+        ] {
+            let heard = || receiver.statuses(path, name).iter().any(|heard| heard == status).then_some(());
+            eventually(&format!("{path} to hear that {name} is {status}"), heard);
+        }
+    }
+    assert_eq!(receiver.statuses("/payments-oncall", "DoorwardUnregistered"), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
