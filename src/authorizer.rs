@@ -39,7 +39,7 @@ use crate::{
         token::Kind,
         tokens::{Presented, Tokens},
     },
-    inventory::{Credentials, Presenter, Reuse},
+    inventory::credentials::{Credentials, Presenter, Reuse},
     policy::{
         Drawn, PolicySet, PolicyStore,
         decision::{Outcome, read},
