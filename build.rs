@@ -2,12 +2,15 @@
 
 use std::{env, error::Error, fs, path::Path};
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 8] = [
     "proto/doorward/v1/session.proto",
     "proto/doorward/v1/tail.proto",
     "proto/doorward/v1/explain.proto",
     "proto/doorward/v1/revocation.proto",
     "proto/doorward/v1/grant.proto",
+    "proto/doorward/v1/inventory.proto",
+    "proto/doorward/v1/workload.proto",
+    "proto/doorward/v1/status.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -6,6 +6,7 @@ mod alerts;
 mod client;
 mod control;
 mod download;
+mod inventory;
 mod keys;
 mod operations;
 mod reload;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     alerts::{Alerts, Telling},
     control::Control,
+    inventory::Kept,
     reload::{Reloader, Told},
 };
 use crate::{
@@ -44,7 +46,7 @@ use crate::{
     listener::{self, Callers, Listener, Occupied},
     policy::{Host, PolicyStore, input::Here},
     readiness::Readiness,
-    record::{self, Copies, Recorder, recent::Recent},
+    record::{Copies, Recorder, recent::Recent},
     session::{Census, Sessions},
     stream::Streams,
     telemetry::{Telemetry, metrics::Metrics},
@@ -110,7 +112,7 @@ struct App {
     config: Config,
     decisions: Handle,
     telemetry: Telemetry,
-    records: record::Handle,
+    kept: Kept,
     authorizer: Arc<Authorizer>,
     reloader: Arc<Reloader>,
     readiness: Readiness,
@@ -137,7 +139,7 @@ impl App {
         let (descriptors, readiness) = (Arc::new(Descriptors::default()), Readiness::default());
         descriptors.reload(config.policy.proto_descriptor.as_deref()).context("loading the descriptors of gRPC messages")?;
         let tokens = Arc::new(Tokens::new(&config.tokens, Arc::clone(&trust)).context("loading the API keys")?);
-        let (recorder, records, alerts) = start_records(&config, &environment, &instance, &telemetry, &policies, recent.clone())?;
+        let (recorder, kept, alerts) = start_records(&config, &environment, &instance, &telemetry, &policies, recent.clone())?;
         let authorizer = Arc::new(Authorizer::new(authorizer::Parts {
             settings: authorizer::Settings::new(&config),
             identity: Identity::new(Arc::clone(&trust), Arc::clone(&own)),
@@ -168,6 +170,7 @@ impl App {
                 trust: &trust,
                 own: &own,
                 people: people.clone(),
+                inventory: &kept.inventory,
                 certificates: &mut certificates,
             },
         )?;
@@ -206,7 +209,7 @@ impl App {
             config,
             decisions,
             telemetry,
-            records,
+            kept,
             authorizer,
             reloader,
             readiness,
@@ -223,7 +226,7 @@ impl App {
             config,
             decisions,
             telemetry,
-            records,
+            kept,
             authorizer,
             reloader,
             readiness,
@@ -245,7 +248,7 @@ impl App {
 
         let mut servers = JoinSet::new();
         if let Some(control) = control {
-            servers.spawn(control.serve(telemetry.metrics(), stop.clone()));
+            servers.spawn(control.serve(reload::health(&reloader), telemetry.metrics(), stop.clone()));
         }
         for ((bound, callers), part) in listeners.into_iter().zip(&config.listeners) {
             let door = Door {
@@ -278,10 +281,11 @@ impl App {
         }
 
         watch(&reloader, workload_api, &stop);
-        if let (Some(outbox), Some(part)) = (records.outbox(), config.records.upload.clone()) {
+        if let (Some(outbox), Some(part)) = (kept.records.outbox(), config.records.upload.clone()) {
             tokio::spawn(upload::run(Arc::clone(outbox), part, Arc::clone(&reloader.own), telemetry.metrics()));
         }
         let alerts = alerts.map(|alerts| alerts.start(&reloader.own));
+        tokio::spawn(inventory::keep(Arc::clone(&kept.inventory), config.inventory.save, stop.clone()));
         look_after(&authorizer, config.sessions.save, &telemetry.metrics(), &stop);
 
         let failed = tokio::select! {
@@ -291,7 +295,7 @@ impl App {
         readiness.draining();
         drain(&config.limits, failed.is_none(), authorizer.streams(), &mut servers, &mut signals, &stop).await;
         save_sessions(Arc::clone(authorizer.sessions())).await;
-        end_records(records, alerts).await;
+        end_records(kept, alerts).await;
         tracing::info!("stopped");
         telemetry.shutdown(FLUSH).await;
         match failed {
@@ -390,22 +394,24 @@ fn start_records(
     telemetry: &Telemetry,
     policies: &Arc<PolicyStore>,
     recent: Option<Arc<Recent>>,
-) -> anyhow::Result<(Recorder, record::Handle, Option<Alerts>)> {
+) -> anyhow::Result<(Recorder, Kept, Option<Alerts>)> {
     let (alerts, alert) = alerts::prepare(config, environment, policies, &telemetry.metrics()).unzip();
-    let copies = Copies { logs: telemetry.logger(), recent, observers: alert.into_iter().collect() };
+    let (inventory, seen) = inventory::open(config)?;
+    let copies = Copies { logs: telemetry.logger(), recent, observers: alert.into_iter().chain(seen).collect() };
     let (recorder, records) =
         Recorder::start(&masked(config), instance, telemetry.metrics(), policies, copies).context("starting the records")?;
-    Ok((recorder, records, alerts))
+    Ok((recorder, Kept { records, inventory }, alerts))
 }
 
-/// Waits until the last records are written, and the alerts that come of them are told.
-async fn end_records(records: record::Handle, alerts: Option<Telling>) {
+/// Waits until the last records are written, the alerts that come of them are told, and the inventory has them.
+async fn end_records(Kept { records, inventory }: Kept, alerts: Option<Telling>) {
     if let Err(error) = records.shutdown(RECORDS).await {
         tracing::error!(%error, "records were lost at shutdown");
     }
     if let Some(alerts) = alerts {
         alerts.finish(ALERTS).await;
     }
+    inventory::save_last(inventory).await;
 }
 
 /// How to keep records, the headers masked that tokens come in.

@@ -11,12 +11,14 @@ mod explain;
 mod generate;
 mod grant;
 mod health;
+mod inventory;
 mod question;
 mod revocations;
 mod revoke;
 mod serve;
 mod session;
 mod source;
+mod status;
 mod tail;
 mod test;
 
@@ -70,6 +72,8 @@ Examples:
   doorward tail --decision deny             decisions as they are made
   doorward explain ID                       why one was made
   doorward session list                     what callers did lately
+  doorward inventory --unowned              identities that nobody answers for
+  doorward status                           how the local doorward is
   doorward revoke --spiffe-id ID --reason … refuse a workload from now on
   doorward grant approve ID                 permit for a time what somebody has asked for
 
@@ -116,6 +120,10 @@ enum Command {
     /// End a revocation before its time, which takes two people
     #[command(subcommand, after_help = grant::RESTORE_EXAMPLES)]
     Restore(Box<grant::RestoreCommand>),
+    /// List the machine identities that were seen or are registered
+    Inventory(Box<inventory::Args>),
+    /// Tell how a running doorward is
+    Status(status::Args),
     /// Print a completion script for a shell
     Completion(completion::Args),
 }
@@ -156,6 +164,8 @@ pub fn main() -> ExitCode {
         Command::Grant(command) => grant::run(&command),
         Command::Task(command) => grant::task(&command),
         Command::Restore(command) => grant::restore(&command),
+        Command::Inventory(args) => inventory::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Completion(args) => completion::run(&args),
     };
     exit.into()

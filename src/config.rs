@@ -8,6 +8,7 @@ mod bundle;
 mod check;
 mod control;
 mod file;
+mod inventory;
 mod node;
 mod place;
 mod sessions;
@@ -33,6 +34,7 @@ pub use self::{
     bundle::{Bundle, Download, Poll, Signing, SigningAlgorithm, SigningKey, Source},
     control::{Control, Oidc},
     file::{ConfigError, Environment, load},
+    inventory::Inventory,
     node::{Node, Value},
     place::Place,
     sessions::{Incomplete, Sessions},
@@ -66,6 +68,8 @@ pub struct Config {
     pub sessions: Sessions,
     #[serde(default)]
     pub state: State,
+    #[serde(default)]
+    pub inventory: Inventory,
     #[serde(default)]
     pub answer: Answer,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -562,6 +566,7 @@ impl Config {
             resolve(key);
         }
         self.sessions.snapshot.iter_mut().for_each(resolve);
+        self.inventory.file.iter_mut().for_each(resolve);
         self.state.path_mut().into_iter().for_each(resolve);
         self.control.iter_mut().flat_map(Control::paths_mut).for_each(resolve);
         self.records.upload.iter_mut().flat_map(Upload::paths_mut).for_each(resolve);

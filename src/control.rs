@@ -4,12 +4,16 @@
 mod explain;
 mod grant;
 mod guard;
+mod inventory;
 mod line;
+mod page;
 mod pattern;
 pub mod proto;
 mod revocation;
 mod session;
+mod status;
 mod tail;
+mod workload;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,24 +23,31 @@ use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
 
+pub use self::status::{Condition, Health};
 use self::{
     explain::Explain,
     grant::GrantApi,
     guard::Guard,
+    inventory::InventoryApi,
     proto::v1::{
         explain_service_server::ExplainServiceServer, grant_service_server::GrantServiceServer,
-        revocation_service_server::RevocationServiceServer, session_service_server::SessionServiceServer,
+        inventory_service_server::InventoryServiceServer, revocation_service_server::RevocationServiceServer,
+        session_service_server::SessionServiceServer, status_service_server::StatusServiceServer,
         tail_service_server::TailServiceServer, task_service_server::TaskServiceServer,
+        workload_service_server::WorkloadServiceServer,
     },
     revocation::RevocationApi,
     session::SessionApi,
+    status::StatusApi,
     tail::Tail,
+    workload::WorkloadApi,
 };
 use crate::{
     authorizer::ControlState,
     clock::Now,
     config::FileSink,
     identity::people::People,
+    inventory::Inventory,
     listener::{Connection, Stranger},
     policy::PolicyStore,
     record::{Recorder, find::Finder, recent::Recent},
@@ -69,6 +80,7 @@ pub struct Parts {
     /// Sessions in a task end with it.
     pub end_with_task: bool,
     pub streams: Arc<Streams>,
+    pub inventory: Arc<Inventory>,
     /// Ends the live streams that rest on what was revoked or is over.
     pub cut: Cut,
     /// Names this start of this process.
@@ -81,13 +93,19 @@ pub struct Parts {
 /// When the server fails.
 pub async fn serve(
     parts: Parts,
+    health: Health,
     metrics: Arc<Metrics>,
     connections: impl Stream<Item = std::io::Result<Connection>>,
     mut strangers: mpsc::Receiver<Stranger>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let Parts { policies, recorder, recent, file, sessions, control, people, end_with_task, streams, cut, instance } = parts;
+    let status = StatusApi::parts(&parts, health);
+    let Parts { policies, recorder, recent, file, sessions, control, people, end_with_task, streams, inventory, cut, instance } =
+        parts;
     let guard = Arc::new(Guard::new(Arc::clone(&policies), recorder, metrics, people));
+    let workloads = WorkloadApi::new(Arc::clone(&guard), Arc::clone(&policies));
+    let inventory = InventoryApi::new(Arc::clone(&guard), inventory, Arc::clone(&policies));
+    let status = StatusServiceServer::new(StatusApi::new(Arc::clone(&guard), status));
     let tail = Tail::new(Arc::clone(&guard), Arc::clone(&recent), stop.clone());
     let explain = Explain::new(Arc::clone(&guard), Finder::new(recent, file), Arc::clone(&policies));
     let (sessions_of_tasks, state) = (end_with_task.then(|| Arc::clone(&sessions)), control.clone());
@@ -99,7 +117,10 @@ pub async fn serve(
         .add_service(GrantServiceServer::new(grants.clone()).max_decoding_message_size(MESSAGE))
         .add_service(TaskServiceServer::new(grants).max_decoding_message_size(MESSAGE))
         .add_service(RevocationServiceServer::new(revocations).max_decoding_message_size(MESSAGE))
-        .add_service(sessions.max_decoding_message_size(MESSAGE));
+        .add_service(sessions.max_decoding_message_size(MESSAGE))
+        .add_service(InventoryServiceServer::new(inventory).max_decoding_message_size(MESSAGE))
+        .add_service(WorkloadServiceServer::new(workloads).max_decoding_message_size(MESSAGE))
+        .add_service(status.max_decoding_message_size(MESSAGE));
     let watch = Arc::clone(&guard);
     let turned_away = async move {
         while let Some(stranger) = strangers.recv().await {

@@ -30,6 +30,7 @@ pub mod delegation;
 mod dpop;
 mod jwt;
 pub mod keys;
+pub mod lifetime;
 pub mod people;
 mod replay;
 pub mod token;

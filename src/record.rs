@@ -36,7 +36,7 @@ use crate::{
     clock::Now,
     config,
     context::Context,
-    identity::{Peer, author::Person},
+    identity::{Peer, author::Person, lifetime::Lifetimes},
     policy::{Drawn, PolicySet, PolicyStore, input::Facts},
     state::Epoch,
     stream::End,
@@ -162,6 +162,8 @@ pub struct DecisionRecord {
     pub principal: Option<Arc<str>>,
     /// Absent where the request was not even looked at.
     pub action: Option<ActionRecord>,
+    /// What it came with, for those who see records and not in the line: the input has it.
+    pub lifetimes: Lifetimes,
     pub input: KeptInput,
     /// Absent when no policy was in force.
     pub policy: Option<PolicyRef>,
@@ -488,6 +490,11 @@ impl Recorder {
     /// record tells of it later.
     pub fn offer(&self, record: Record) {
         self.queue.offer(record, &self.metrics);
+    }
+
+    /// Records that wait for the writer.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
     }
 
     /// Returns when the record is on the disk, together with all that waited beside it. A caller that stops waiting

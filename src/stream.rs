@@ -146,6 +146,11 @@ impl Streams {
         }
     }
 
+    /// How many there are, live and about to be.
+    pub fn count(&self) -> usize {
+        self.counts.all.load(Ordering::Relaxed)
+    }
+
     /// Lets go of all streams and cuts none; whether there were any.
     pub fn release(&self) -> bool {
         self.released.cancel();

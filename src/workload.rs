@@ -61,12 +61,30 @@ pub struct Allow {
 impl Workload {
     /// Whether its registration is in force.
     pub fn is_active(&self, now: Now) -> bool {
-        *self.state == *"active" && self.expires_at.is_none_or(|end| now.seconds() < end)
+        self.standing(now) == Standing::Active
+    }
+
+    /// Whether its registration is in force, and why not.
+    pub fn standing(&self, now: Now) -> Standing {
+        match self.expires_at.is_none_or(|end| now.seconds() < end) {
+            _ if *self.state != *"active" => Standing::Disabled,
+            true => Standing::Active,
+            false => Standing::Expired,
+        }
     }
 
     pub fn is_on_schedule(&self, now: Now) -> bool {
         self.schedule.as_ref().is_none_or(|schedule| schedule.holds(now))
     }
+}
+
+/// What has become of a registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Active,
+    Expired,
+    /// Its state is another than `active`.
+    Disabled,
 }
 
 /// What the registry makes noticeable about a proved caller; `workload` is its entry, where it has one.
@@ -106,11 +124,15 @@ pub fn signals(workload: Option<&Workload>, x509: Option<&X509>, now: Now) -> Ve
 /// All entries, found by SPIFFE ID: its own first, then the narrowest pattern.
 #[derive(Debug, Default)]
 pub struct Registry {
-    exact: HashMap<Box<str>, Arc<Workload>, RandomState>,
+    exact: HashMap<Arc<str>, Arc<Workload>, RandomState>,
     /// Patterns by trust domain, then segment by segment.
-    patterns: Tree<Option<Arc<Workload>>>,
-    has_patterns: bool,
+    patterns: Tree<Option<Named>>,
+    /// The same, one after the other.
+    open: Vec<Named>,
 }
+
+/// An entry, and what it is under.
+type Named = (Arc<str>, Arc<Workload>);
 
 /// A pattern, taken apart.
 struct Pattern<'a> {
@@ -150,8 +172,13 @@ impl Registry {
 
     /// The entry of a workload. Takes as long for many entries as for few.
     pub fn find(&self, spiffe_id: &str) -> Option<&Arc<Workload>> {
+        self.entry(spiffe_id).map(|(_, workload)| workload)
+    }
+
+    /// The same, with the SPIFFE ID or pattern that it is under.
+    pub fn entry(&self, spiffe_id: &str) -> Option<(&Arc<str>, &Arc<Workload>)> {
         let narrowest = || {
-            let mut best: Option<(Width, &Arc<Workload>)> = None;
+            let mut best: Option<(Width, &Named)> = None;
             self.patterns.visit(spiffe_id.strip_prefix(SCHEME)?.split('/'), &mut |entry, width| {
                 if let Some(entry) = entry
                     && best.is_none_or(|(narrowest, _)| width > narrowest)
@@ -159,23 +186,29 @@ impl Registry {
                     best = Some((width, entry));
                 }
             });
-            best.map(|(_, entry)| entry)
+            best.map(|(_, (id, workload))| (id, workload))
         };
-        self.exact.get(spiffe_id).or_else(narrowest)
+        self.exact.get_key_value(spiffe_id).or_else(narrowest)
+    }
+
+    /// All entries, in no order, each with what it is under.
+    pub fn entries(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Workload>)> {
+        self.exact.iter().chain(self.open.iter().map(|(id, workload)| (id, workload)))
     }
 
     /// Whether nobody is registered.
     pub fn is_empty(&self) -> bool {
-        self.exact.is_empty() && !self.has_patterns
+        self.exact.is_empty() && self.open.is_empty()
     }
 
     fn insert(&mut self, id: &str, pattern: &Pattern<'_>, entry: Arc<Workload>) {
+        let named = (Arc::from(id), entry);
         if !pattern.is_open() {
-            self.exact.insert(id.into(), entry);
+            self.exact.extend([named]);
             return;
         }
-        self.has_patterns = true;
-        *self.patterns.place(pattern.literals(), pattern.closed) = Some(entry);
+        self.open.push(named.clone());
+        *self.patterns.place(pattern.literals(), pattern.closed) = Some(named);
     }
 }
 

@@ -37,10 +37,15 @@ looking := {
 	"doorward.v1.ExplainService/Explain",
 	"doorward.v1.GrantService/List",
 	"doorward.v1.GrantService/Watch",
+	"doorward.v1.InventoryService/List",
+	"doorward.v1.InventoryService/Show",
 	"doorward.v1.RevocationService/List",
 	"doorward.v1.SessionService/List",
 	"doorward.v1.SessionService/Show",
+	"doorward.v1.StatusService/Get",
 	"doorward.v1.TailService/Follow",
+	"doorward.v1.WorkloadService/Get",
+	"doorward.v1.WorkloadService/List",
 }
 
 taking := {

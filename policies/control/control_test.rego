@@ -10,14 +10,15 @@ operator := {"kind": "unix", "uid": 1000, "gid": 1000}
 test_whoever_is_at_the_socket_may_look_end_sessions_and_revoke if {
 	every method in [
 		"ExplainService/Explain", "SessionService/List", "SessionService/Show", "SessionService/End",
-		"TailService/Follow", "RevocationService/List", "RevocationService/Revoke",
+		"TailService/Follow", "RevocationService/List", "RevocationService/Revoke", "InventoryService/List",
+		"InventoryService/Show", "WorkloadService/Get", "WorkloadService/List", "StatusService/Get",
 	] {
 		may(operator, sprintf("doorward.v1.%s", [method]))
 	}
 }
 
 test_a_user_id_never_approves_or_restores if {
-	every method in ["GrantService/Approve", "GrantService/Request", "RevocationService/Restore", "RevocationService/ApproveRestore", "SessionService/Begin", ""] {
+	every method in ["GrantService/Approve", "GrantService/Request", "RevocationService/Restore", "RevocationService/ApproveRestore", "SessionService/Begin", "InventoryService/Forget", "WorkloadService/Set", "StatusService/Set", ""] {
 		not may(operator, sprintf("doorward.v1.%s", [method]))
 		not may(object.union(operator, {"uid": 0}), sprintf("doorward.v1.%s", [method]))
 	}

@@ -111,7 +111,7 @@ impl Catalogue {
     }
 
     /// Every entry, several times where it has several matches.
-    fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+    pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.targets.iter().map(|target| &target.entry)
     }
 

@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     authorizer::Authorizer,
     config::{self, Config, Sink},
-    control::{self, Parts},
+    control::{self, Health, Parts},
     identity::{caller::CallerVerifier, people::People},
+    inventory::Inventory,
     listener::{self, Callers, Listener, Occupied, Stranger},
     policy::PolicyStore,
     record::{Recorder, recent::Recent},
@@ -41,6 +42,8 @@ pub(super) struct Around<'a> {
     pub(super) trust: &'a Arc<TrustStore>,
     pub(super) own: &'a Arc<OwnSvid>,
     pub(super) people: Option<Arc<People>>,
+    /// What it tells of principals.
+    pub(super) inventory: &'a Arc<Inventory>,
     /// Certificates that are reloaded: ours goes here.
     pub(super) certificates: &'a mut Vec<Arc<ServerTls>>,
 }
@@ -61,7 +64,7 @@ pub(super) fn bind(
     around: Around<'_>,
 ) -> anyhow::Result<Option<Control>> {
     let (Some(part), Some(recent)) = (&config.control, recent) else { return Ok(None) };
-    let Around { policies, recorder, authorizer, instance, trust, own: own_svid, people, certificates } = around;
+    let Around { policies, recorder, authorizer, instance, trust, own: own_svid, people, inventory, certificates } = around;
     let own = listener::own_uid().context("finding our own user id")?;
     let (told, strangers) = mpsc::channel(STRANGERS);
     let callers = Callers::Operators(part.uids.iter().copied().chain([own]).collect(), told);
@@ -95,6 +98,7 @@ pub(super) fn bind(
         people,
         end_with_task: config.sessions.end_with_task,
         streams: Arc::clone(authorizer.streams()),
+        inventory: Arc::clone(inventory),
         cut,
         instance: instance.to_owned(),
     };
@@ -103,9 +107,11 @@ pub(super) fn bind(
 
 impl Control {
     /// Serves until `stop`.
-    pub(super) async fn serve(self, metrics: Arc<Metrics>, stop: CancellationToken) -> anyhow::Result<()> {
+    pub(super) async fn serve(self, health: Health, metrics: Arc<Metrics>, stop: CancellationToken) -> anyhow::Result<()> {
         let accept = |(listener, callers): (Listener, Callers)| listener.accept(callers, Arc::clone(&metrics), stop.clone());
         let connections = futures_util::stream::select_all(self.listeners.into_iter().map(accept));
-        control::serve(self.parts, Arc::clone(&metrics), connections, self.strangers, stop).await.context("our own API failed")
+        control::serve(self.parts, health, Arc::clone(&metrics), connections, self.strangers, stop)
+            .await
+            .context("our own API failed")
     }
 }

@@ -31,6 +31,7 @@ use crate::{
     authorizer::{Authorizer, Settings},
     clock::{self, Now},
     config::{self, Config, Own},
+    control::{Condition, Health},
     envoy::descriptors::{Descriptors, Look},
     identity::{keys::KeyStore, people::People, tokens::Tokens},
     policy::{PolicyStore, Reload},
@@ -39,11 +40,12 @@ use crate::{
     telemetry::metrics::{Metrics, Reload as Loaded},
     tls::{self, ServerTls},
     trust::{TrustStore, names, own::OwnSvid, workload::Workload},
+    verdict::Mode,
 };
 
 /// An editor writes a file in several steps; what follows the first one within this time is one change.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Looks at everything again, for changes that no event told of (a mount, a folder that was deleted and made anew).
+/// Condition at everything again, for changes that no event told of (a mount, a folder that was deleted and made anew).
 const LOOK: Duration = Duration::from_secs(30);
 
 /// Everything that can be reloaded.
@@ -88,7 +90,7 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    /// Looks at all files and brings into force what is new and good.
+    /// Condition at all files and brings into force what is new and good.
     pub(super) async fn reload(self: &Arc<Self>) {
         let reloader = Arc::clone(self);
         if tokio::task::spawn_blocking(move || reloader.reload_now()).await.is_err() {
@@ -323,6 +325,31 @@ impl Reloader {
     }
 
     /// The body of `/readyz`.
+    fn condition(&self) -> Condition {
+        let config = self.config.load();
+        let refused = |about: &'static str, told: &Told| told.text().map(|text| (about, text.to_string()));
+        let insecure = config
+            .listeners
+            .iter()
+            .filter(|part| part.insecure)
+            .map(|part| ("insecure", format!("whoever reaches `{}` can speak for any workload", part.address)));
+        let observe = (config.mode == Mode::Observe).then(|| ("mode", "nothing is enforced (`mode: observe`)".to_owned()));
+        let alarms = [
+            refused("policy", &self.policy_refused),
+            refused("shadow", &self.shadow_refused).filter(|_| config.policy.shadow.is_some()),
+            refused("policy", &self.bundle_refused),
+            refused("trust", &self.trust_refused),
+            refused("tokens", &self.tokens_refused),
+            refused("descriptors", &self.descriptors_refused),
+            refused("certificates", &self.certificate_refused),
+            refused("config", &self.refused),
+            self.waiting.text().map(|keys| ("config", format!("a restart is needed for {keys}"))),
+            observe,
+        ];
+        let alarms = alarms.into_iter().flatten().chain(insecure).collect();
+        Condition { mode: config.mode, obstacle: self.readiness.obstacle(), alarms }
+    }
+
     pub(super) fn status(&self) -> Value {
         let config = self.config.load();
         json!({
@@ -341,6 +368,12 @@ impl Reloader {
             "insecure": config.listeners.iter().filter(|part| part.insecure).map(|part| part.address.to_string()).collect::<Vec<_>>(),
         })
     }
+}
+
+/// How we are, for those who ask our own API.
+pub(super) fn health(reloader: &Arc<Reloader>) -> Health {
+    let reloader = Arc::clone(reloader);
+    Box::new(move || reloader.condition())
 }
 
 /// A text that stays until it is settled, and is logged when it comes and not at each look.

@@ -6,6 +6,7 @@ use super::{Authorizer, Call, Decided, Findings, caller::Caller, shadow::Said, s
 use crate::{
     config::RecordWrite,
     context::Context,
+    identity::lifetime::Lifetimes,
     policy::decision::{Answer, Outcome},
     record::{ActionRecord, Body, DecisionRecord, PeerRecord, PolicyRef, Record},
     request::Request,
@@ -44,6 +45,7 @@ impl Authorizer {
             listener: Arc::clone(&call.listener.name),
             principal: principal.clone(),
             action: context.as_ref().map(|context| ActionRecord::new(context, session.as_ref().map(|(_, id)| *id))),
+            lifetimes: caller.as_ref().map(|caller| Lifetimes::of(peer.as_deref(), &caller.presented)).unwrap_or_default(),
             peer: peer.as_deref().map(PeerRecord::from),
             input,
             policy: policy.as_ref().map(|policy| PolicyRef::new(policy, Arc::clone(&call.settings.rule))),

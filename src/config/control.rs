@@ -9,8 +9,8 @@ use url::Url;
 
 use super::{Address, Config, FileMode, Issuer, IssuerKind, Shown, tokens::check_issuers};
 
-/// Our own gRPC API, for operators on this host: what `doorward session`, `revoke`, `tail` and `explain` ask. Off unless this
-/// section is there; `control: {}` turns it on.
+/// Our own gRPC API, for operators on this host: what `doorward session`, `revoke`, `inventory`, `status`, `tail` and `explain`
+/// ask. Off unless this section is there; `control: {}` turns it on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Control {

@@ -1,5 +1,6 @@
 //! Our own API over a real Unix socket: who is let be and what is recorded of it, decisions followed and explained.
 
+mod inventory;
 mod revocation;
 mod session;
 
@@ -33,6 +34,7 @@ use crate::{
         Body, Copies, DecisionRecord, Handle, KeptInput, PolicyRef, Record,
         tests::{DEADLINE, decision, until},
     },
+    verdict::Mode,
 };
 
 const DECIDES: &str = "package envoy.authz\n\ndefault allow := false\n\nallow if input.peer == \"web\"\n";
@@ -46,6 +48,7 @@ struct Api {
     policies: Arc<PolicyStore>,
     sessions: Arc<Sessions>,
     control: ControlState,
+    inventory: Arc<Inventory>,
     config: config::Policy,
     stop: CancellationToken,
     _records: Handle,
@@ -73,11 +76,13 @@ impl Api {
         let sessions = Arc::new(Sessions::open(&config::Sessions::default(), clock::now()).unwrap());
         let kept = config::MemoryState { file: Some(folder.path().join("control.redb")), volatile: false };
         let state = ControlState::open(&config::State::Memory(kept), None, clock::now()).unwrap();
+        let inventory = Arc::new(Inventory::open(&config::Inventory::default()).unwrap());
         let api = Self {
             recorder,
             policies,
             sessions,
             control: state,
+            inventory,
             config,
             stop: CancellationToken::new(),
             _records: handle,
@@ -105,10 +110,13 @@ impl Api {
             people: None,
             end_with_task: true,
             streams,
+            inventory: Arc::clone(&api.inventory),
             cut: Arc::new(|_| 0),
             instance,
         };
-        tokio::spawn(serve(parts, metrics, connections, strangers, api.stop.clone()));
+        let alarms = || vec![("policy", "refused".to_owned())];
+        let health = move || Condition { mode: Mode::Enforce, obstacle: Some("draining"), alarms: alarms() };
+        tokio::spawn(serve(parts, Box::new(health), metrics, connections, strangers, api.stop.clone()));
         api
     }
 

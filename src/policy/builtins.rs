@@ -10,7 +10,7 @@ pub(super) mod context;
 mod crypto;
 mod filter;
 mod format;
-mod glob;
+pub(super) mod glob;
 mod graph;
 mod json;
 mod jwt;

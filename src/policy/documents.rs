@@ -1,18 +1,21 @@
 //! The documents below `data.doorward`, compiled into what their modules make of them, with the policy set they belong to
 //! and never apart from it. What is wrong in one is a problem at its place in a file, and refuses the whole set.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use serde_json::Value;
 
 use super::{
+    builtins::glob,
     load::{Sources, origin},
     problem::{Code, LoadError, Problem},
 };
 use crate::{
-    action::{catalogue::Catalogue, tier::Tiers},
+    action::{Entry, catalogue::Catalogue, tier::Tiers},
     context,
     json::Fault,
     risk::Weights,
-    workload::Registry,
+    workload::{Allow, Registry, Workload},
 };
 
 /// Where they lie below `data`.
@@ -62,6 +65,23 @@ impl Documents {
     pub(super) const fn view(&self) -> context::Documents<'_> {
         let Self { catalogue, registry, tiers, signals } = self;
         context::Documents { catalogue, registry, tiers, weights: signals }
+    }
+}
+
+impl Documents {
+    /// The actions that an entry of the registry lets its workload do, as far as names and classes say so: those of the
+    /// catalogue, and names that it has not.
+    pub(super) fn allowed(&self, workload: &Workload) -> Vec<Arc<str>> {
+        let may = |entry: &Entry| {
+            let of_class = |allow: &&Allow| allow.classes.as_ref().is_none_or(|classes| classes.contains(&entry.class));
+            let mut patterns = workload.allows.iter().filter(of_class).flat_map(|allow| &allow.actions);
+            patterns.any(|pattern| glob::names(pattern, &entry.name))
+        };
+        let known: BTreeSet<_> = self.catalogue.entries().map(|entry| &entry.name).collect();
+        let allowed = self.catalogue.entries().filter(|entry| may(entry)).map(|entry| &entry.name);
+        let patterns = workload.allows.iter().flat_map(|allow| &allow.actions);
+        let unknown = patterns.filter(|name| !name.contains(['*', '?', '[', '{', '\\']) && !known.contains(name));
+        allowed.chain(unknown).cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 

@@ -39,7 +39,7 @@ use super::{
     problem::{LoadError, Problem},
     wanted::Wanted,
 };
-use crate::{clock::Now, config, context, verdict::Reason};
+use crate::{clock::Now, config, context, verdict::Reason, workload::Workload};
 
 /// Work units of the interpreter between two looks at the clock; at 100 the timer cannot be measured.
 pub(super) const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(100).unwrap();
@@ -125,6 +125,11 @@ impl PolicySet {
     /// What its documents below `data.doorward` say.
     pub const fn documents(&self) -> context::Documents<'_> {
         self.documents.view()
+    }
+
+    /// The actions that an entry of the registry lets its workload do, as far as their names say so.
+    pub fn allowed(&self, workload: &Workload) -> Vec<Arc<str>> {
+        self.documents.allowed(workload)
     }
 
     /// The same where no set is in force.

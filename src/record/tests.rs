@@ -57,6 +57,7 @@ pub fn decision(input: Value) -> DecisionRecord {
         }),
         principal: Some("spiffe://example.org/web".into()),
         action: None,
+        lifetimes: Lifetimes::default(),
         input: KeptInput::Json(serde_json::to_vec(&input).expect("JSON")),
         policy: Some(PolicyRef {
             path: "envoy/authz/allow".into(),

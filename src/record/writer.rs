@@ -136,7 +136,6 @@ impl Queue {
         waiting.take()
     }
 
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.lock().count()
     }

@@ -255,6 +255,9 @@ fn the_commands_say_what_they_do() {
         "grant list",
         "task end",
         "restore request",
+        "inventory",
+        "inventory show",
+        "status",
     ] {
         let help = Command::new(env!("CARGO_BIN_EXE_doorward")).args(name.split(' ')).arg("--help").output().unwrap();
         insta::assert_snapshot!(format!("{}_help", name.replace(' ', "_")), text(&help.stdout));

@@ -18,6 +18,7 @@ mod attacks;
 mod cases;
 mod control;
 mod grants;
+mod inventory;
 mod neighbours;
 mod process;
 mod real_alerts;

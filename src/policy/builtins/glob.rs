@@ -65,6 +65,12 @@ fn quote_meta(args: &[Value]) -> Result<Value, Fault> {
     Ok(Value::from(quoted))
 }
 
+/// Whether a glob stands for a name whose parts dots are between. One that cannot be read stands for nothing.
+pub(in crate::policy) fn names(pattern: &str, name: &str) -> bool {
+    let glob = cached(&GLOBS, &*format!(".\0{pattern}"), || compile(pattern, "."));
+    glob.is_ok_and(|glob| glob.on(name).is_ok_and(|regex| regex.is_match(name)))
+}
+
 fn compile(pattern: &str, delimiters: &str) -> Result<Pattern, Fault> {
     if pattern.len() > MAX_PATTERN {
         return Err(Fault::limit("the pattern is too long"));
