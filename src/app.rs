@@ -35,6 +35,7 @@ use self::{
     reload::{Reloader, Told},
 };
 use crate::{
+    inventory::Inventory,
     authorizer::{self, Authorizer, Permits, Shadow},
     clock,
     config::{
@@ -285,8 +286,7 @@ impl App {
             tokio::spawn(upload::run(Arc::clone(outbox), part, Arc::clone(&reloader.own), telemetry.metrics()));
         }
         let alerts = alerts.map(|alerts| alerts.start(&reloader.own));
-        tokio::spawn(inventory::keep(Arc::clone(&kept.inventory), config.inventory.save, stop.clone()));
-        look_after(&authorizer, config.sessions.save, &telemetry.metrics(), &stop);
+        look_after(&authorizer, &kept.inventory, &config, &telemetry.metrics(), &stop);
 
         let failed = tokio::select! {
             () = signals.stop() => None,
@@ -475,10 +475,17 @@ async fn save_sessions(sessions: Arc<Sessions>) {
     }
 }
 
-/// Starts what looks after sessions and revocations.
-fn look_after(authorizer: &Arc<Authorizer>, save: config::Span, metrics: &Arc<Metrics>, stop: &CancellationToken) {
+/// Starts what looks after the control log, the inventory and sessions.
+fn look_after(
+    authorizer: &Arc<Authorizer>,
+    inventory: &Arc<Inventory>,
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+) {
     tokio::spawn(state::keep(Arc::clone(authorizer), Arc::clone(metrics), stop.clone()));
-    tokio::spawn(keep_sessions(Arc::clone(authorizer.sessions()), save, Arc::clone(metrics), stop.clone()));
+    tokio::spawn(inventory::keep(Arc::clone(inventory), config.inventory.save, stop.clone()));
+    tokio::spawn(keep_sessions(Arc::clone(authorizer.sessions()), config.sessions.save, Arc::clone(metrics), stop.clone()));
 }
 
 /// Forgets what has expired, and writes the rest where that is asked for.
