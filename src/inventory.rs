@@ -5,7 +5,12 @@ pub mod credentials;
 mod file;
 pub mod seen;
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use self::{
     file::FileError,
@@ -25,6 +30,16 @@ const CHUNK: usize = 256;
 pub struct Inventory {
     pub seen: Seen,
     file: Option<PathBuf>,
+    came: Mutex<Option<Came>>,
+}
+
+/// Patterns of the registry of one policy that somebody was seen of.
+#[derive(Debug)]
+struct Came {
+    policy: Arc<str>,
+    patterns: Arc<HashSet<Arc<str>>>,
+    at: Instant,
+    took: Duration,
 }
 
 /// Why the file of `inventory.file` cannot be used.
@@ -41,11 +56,25 @@ impl Inventory {
     /// # Errors
     /// Where it cannot be read.
     pub fn open(config: &config::Inventory) -> Result<Self, InventoryError> {
-        let inventory = Self { seen: Seen::new(config.max), file: config.file.clone() };
+        let inventory = Self { seen: Seen::new(config.max), file: config.file.clone(), came: Mutex::default() };
         if let Some(path) = &config.file {
             file::read(path, &inventory.seen).map_err(|source| InventoryError { path: path.clone(), source })?;
         }
         Ok(inventory)
+    }
+
+    /// The patterns of the registry that somebody was seen of; `policy` is the digest of the set that it is in. To find them all
+    /// names are looked at, so what was found stands for ten times as long as that took: pages of a list share it.
+    pub fn came(&self, registry: &Registry, policy: &Arc<str>) -> Arc<HashSet<Arc<str>>> {
+        let mut came = self.came.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = Instant::now();
+        let stands = |came: &&Came| came.policy == *policy && began.duration_since(came.at) < came.took * 10;
+        if let Some(came) = came.as_ref().filter(stands) {
+            return Arc::clone(&came.patterns);
+        }
+        let patterns = Arc::new(patterns_that_came(&self.seen, registry));
+        *came = Some(Came { policy: Arc::clone(policy), patterns: Arc::clone(&patterns), at: began, took: began.elapsed() });
+        patterns
     }
 
     /// Writes the file, where there is one and something has come.
@@ -142,9 +171,11 @@ pub fn find(seen: &Seen, registry: &Registry, principal: &str) -> Option<Identit
 }
 
 /// Identities after `after` that begin with `prefix`, in the order of their names, as many as `limit` of those `wanted`.
+/// `came` are the patterns of the registry that somebody was seen of.
 pub fn list(
     seen: &Seen,
     registry: &Registry,
+    came: &HashSet<Arc<str>>,
     after: Option<&str>,
     prefix: &str,
     limit: usize,
@@ -163,7 +194,8 @@ pub fn list(
     };
     let mut came_by = |until: Option<&str>, take: &mut dyn FnMut(Identity) -> bool| {
         while let Some((entry, workload)) = entries.next_if(|(entry, _)| until.is_none_or(|until| &***entry < until)) {
-            if !has_come(seen, registry, entry) {
+            let has_come = if is_pattern(entry) { came.contains(entry) } else { seen.knows(entry) };
+            if !has_come {
                 let registration = Registration { entry: Arc::clone(entry), workload: Arc::clone(workload) };
                 let identity = Identity { principal: Arc::clone(entry), sighting: None, registration: Some(registration) };
                 if !take(identity) {
@@ -198,20 +230,25 @@ fn registered(registry: &Registry, principal: &str) -> Option<Registration> {
     Some(Registration { entry: Arc::clone(entry), workload: Arc::clone(workload) })
 }
 
-/// Whether somebody was seen whom this entry of the registry is about.
-fn has_come(seen: &Seen, registry: &Registry, entry: &Arc<str>) -> bool {
-    let Some((begin, _)) = entry.split_once('*') else { return seen.knows(entry) };
+/// The patterns of the registry that somebody was seen of.
+fn patterns_that_came(seen: &Seen, registry: &Registry) -> HashSet<Arc<str>> {
+    let mut came = HashSet::new();
+    let open = registry.entries().filter(|(entry, _)| is_pattern(entry)).count();
     let mut last: Option<Arc<str>> = None;
-    loop {
-        let names = seen.names_after(last.as_deref(), begin, CHUNK);
-        if names.iter().any(|name| registry.entry(name).is_some_and(|(found, _)| found == entry)) {
-            return true;
-        }
+    while came.len() < open {
+        let names = seen.names_after(last.as_deref(), "", CHUNK);
+        let found = names.iter().filter_map(|name| registry.entry(name)).map(|(entry, _)| entry);
+        came.extend(found.filter(|entry| is_pattern(entry)).cloned());
         match names.last() {
             Some(name) => last = Some(Arc::clone(name)),
-            None => return false,
+            None => break,
         }
     }
+    came
+}
+
+fn is_pattern(entry: &str) -> bool {
+    entry.contains('*')
 }
 
 #[cfg(test)]

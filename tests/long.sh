@@ -16,7 +16,7 @@ cargo build --locked --bin doorward
 RACE_ROUNDS=10000 DOORWARD_BIN=$PWD/target/debug/doorward cargo test --locked --test it -- sessions::of_two_racing sessions::no_post
 
 echo "== a million principals in the inventory"
-cargo test --locked --lib -- --ignored a_million_principals --nocapture
+cargo test --locked --lib -- --ignored a_million_principals --test-threads=1 --nocapture
 
 echo "== 1,000 live streams of each kind are cut"
 bash tests/peers.sh all

@@ -1,6 +1,10 @@
 //! The identities that were seen and that the registry has, to look at.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::Semaphore, task::spawn_blocking};
 use tonic::{Request, Response, Status};
@@ -109,7 +113,7 @@ impl Look {
         };
         let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
         // One more tells whether there is another page.
-        let mut found = inventory::list(&self.inventory.seen, self.registry(), after, prefix, size + 1, wanted);
+        let mut found = inventory::list(&self.inventory.seen, self.registry(), &self.came(), after, prefix, size + 1, wanted);
         let next_page_token = page::cut(&mut found, size, |last| last.principal.to_string());
         let identities = found.iter().map(|identity| self.shown(identity).0).collect();
         ListIdentitiesResponse { identities, next_page_token }
@@ -131,6 +135,13 @@ impl Look {
         match &self.policy {
             Some(policy) => policy.documents().registry,
             None => PolicySet::no_documents().registry,
+        }
+    }
+
+    fn came(&self) -> Arc<HashSet<Arc<str>>> {
+        match &self.policy {
+            Some(policy) => self.inventory.came(policy.documents().registry, policy.digest()),
+            None => Arc::default(),
         }
     }
 

@@ -394,6 +394,10 @@ impl Principal {
             Decision::Allow => self.allowed += 1,
             Decision::Deny => self.denied += 1,
         }
+        // Of two records of one decision the later one counts: what was allowed has been denied after all.
+        if sight.id == self.decision && sight.decision == Decision::Deny {
+            self.allowed = self.allowed.saturating_sub(1);
+        }
         self.lifetimes.extend(&sight.lifetimes);
         self.rank = sight.rank;
         (self.first, self.last) = (self.first.min(at), self.last.max(at));

@@ -50,6 +50,16 @@ fn what_was_seen_is_counted() {
 }
 
 #[test]
+fn of_two_records_of_one_decision_the_later_one_counts() {
+    let (seen, agent) = (Seen::new(10), workload(1));
+    seen.see(&sight(&agent, Rank::Workload, HOUR));
+    seen.see(&sight(&agent, Rank::Workload, 2 * HOUR));
+    seen.see(&Sight { decision: Decision::Deny, ..sight(&agent, Rank::Workload, 2 * HOUR) });
+    let found = seen.find(&agent).unwrap();
+    assert_eq!((found.allowed, found.denied), (1, 1));
+}
+
+#[test]
 fn actions_of_one_principal_are_bounded() {
     let (seen, agent) = (Seen::new(10), workload(1));
     for number in 0..ACTIONS + 5 {
