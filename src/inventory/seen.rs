@@ -15,6 +15,8 @@ use crate::{clock::Now, identity::lifetime::Lifetimes, verdict::Decision};
 
 /// Actions of one principal that are told apart; what it does beyond is counted together.
 const ACTIONS: usize = 128;
+/// Longest name, in bytes: that of the longest SPIFFE ID. The subject of a token may be longer.
+const NAME: usize = 2048;
 /// Names of actions in all: those of the catalogues since the start.
 const NAMES: usize = 1 << 16;
 /// Principals that are compared for one that makes room, and that are looked at to find so many.
@@ -167,7 +169,7 @@ pub struct Census {
     pub principals: usize,
     /// Made room for others.
     pub forgotten: u64,
-    /// Decisions about principals that there was no room for.
+    /// Decisions about principals that there was no room for, or whose name is too long.
     pub refused: u64,
 }
 
@@ -295,7 +297,7 @@ impl Table {
     /// An empty place for a newcomer.
     fn room(&mut self, name: &Arc<str>, rank: Rank, max: usize) -> Option<&mut Principal> {
         let group = group(name);
-        if self.principals.len() >= max && !self.make_room(group, rank, max) {
+        if name.len() > NAME || (self.principals.len() >= max && !self.make_room(group, rank, max)) {
             self.refused += 1;
             return None;
         }

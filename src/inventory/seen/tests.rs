@@ -125,6 +125,10 @@ fn unknown_ones_push_out_no_known_ones() {
     }
     full.see(&sight(&other, Rank::Subject, HOUR));
     assert_eq!(full.census(), Census { principals: 2, forgotten: 0, refused: 1 });
+    let long: Arc<str> = format!("https://other.example#{}", "x".repeat(NAME)).into();
+    let empty = Seen::new(2);
+    empty.see(&sight(&long, Rank::Subject, HOUR));
+    assert_eq!(empty.census(), Census { principals: 0, forgotten: 0, refused: 1 });
     full.see(&sight(&workload(0), Rank::Registered, HOUR));
     assert_eq!(full.find(&workload(0)).unwrap().allowed, 2);
 }
