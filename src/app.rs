@@ -35,7 +35,6 @@ use self::{
     reload::{Reloader, Told},
 };
 use crate::{
-    inventory::Inventory,
     authorizer::{self, Authorizer, Permits, Shadow},
     clock,
     config::{
@@ -44,6 +43,7 @@ use crate::{
     },
     envoy::{self, CheckService, Health, Holder, check::Door, descriptors::Descriptors},
     identity::{Identity, PeerRules, caller::CallerVerifier, people::People, tokens::Tokens},
+    inventory::Inventory,
     listener::{self, Callers, Listener, Occupied},
     policy::{Host, PolicyStore, input::Here},
     readiness::Readiness,

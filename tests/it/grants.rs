@@ -12,14 +12,18 @@ use nix::sys::signal::Signal;
 use rcgen::{DnType, SanType};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tonic::Code;
 
-use crate::harness::{
-    ca::{Ca, Leaf},
-    check::{Answer, Check},
-    doorward::{Doorward, Setup},
-    eventually,
-    issuer::Signer,
-    program::free_address,
+use crate::{
+    harness::{
+        ca::{Ca, Leaf},
+        check::{Answer, Check},
+        doorward::{Doorward, Setup},
+        eventually,
+        issuer::Signer,
+        program::free_address,
+    },
+    streams::{end_of, hold},
 };
 
 const POLICY: &str = r#"package envoy.authz
@@ -510,4 +514,49 @@ async fn whoever_waits_for_a_grant_hears_of_it() {
     let table = text(&world.run(&["grant", "list"]).stdout);
     assert!(table.contains(&id) && table.contains("live") && table.contains("refund for spiffe://"), "{table}");
     assert!(Path::new(&world.doorward.path("control.redb")).exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_end_with_the_grant_or_the_task_that_they_rest_on() {
+    let world = World::start("");
+    let (agent, other) = (world.svid("agent"), world.svid("other"));
+    let channel = world.doorward.channel().await;
+    let stream = async |leaf: &Leaf, path: &str| {
+        let mut request = Check::http("POST", path).certificate(&leaf.url_encoded()).0;
+        let extensions = &mut request.attributes.as_mut().unwrap().context_extensions;
+        extensions.insert("doorward-stream".to_owned(), "1".to_owned());
+        let answer = Answer::read(crate::harness::doorward::check(channel.clone(), request).await.unwrap());
+        let id = answer.metadata["decision_id"].as_str().unwrap().to_owned();
+        (hold(channel.clone(), Some(&id)).await.unwrap(), id)
+    };
+    let (mut bystander, _) = stream(&other, "/free").await;
+    let ended = world.granted(&["--action", "refund"]);
+    let (by_grant, first) = stream(&agent, "/refund/1").await;
+    let answer = json_of(&world.run(&["grant", "end", &ended, "--output", "json"]));
+    assert_eq!((&answer["streams"], by_grant.end().await), (&json!(1), Code::PermissionDenied));
+    assert_eq!(end_of(&world.doorward, &first)["reason"], "grant_ended");
+
+    // A stream that the last use was for goes on; whatever is in a task ends with it.
+    let used = world.granted(&["--action", "refund", "--uses", "1", "--task", "T-3"]);
+    world.granted(&["--action", "post", "--task", "T-3"]);
+    let (mut by_use, second) = stream(&agent, "/refund/2").await;
+    let (mut in_task, third) = stream(&agent, "/free").await;
+    assert!(by_use.is_alive().await && in_task.is_alive().await);
+    assert!(!world.call(&agent, "/refund/2", &[]).await.allowed, "{used} is used up");
+    let answer = json_of(&world.run(&["task", "end", "T-3", "--output", "json"]));
+    assert_eq!(answer["streams"], 2, "{answer}");
+    assert_eq!((by_use.end().await, in_task.end().await), (Code::PermissionDenied, Code::PermissionDenied));
+    assert_eq!(end_of(&world.doorward, &second)["reason"], "task_ended");
+    assert!(["task_ended", "session_ended"].iter().any(|reason| end_of(&world.doorward, &third)["reason"] == *reason));
+
+    let short = world.granted(&["--action", "refund", "--for", "2s"]);
+    let (by_time, fourth) = stream(&agent, "/refund/3").await;
+    assert_eq!(by_time.end().await, Code::PermissionDenied, "{short} lasts two seconds");
+    assert_eq!(end_of(&world.doorward, &fourth)["reason"], "expired");
+    let revoked = world.granted(&["--action", "refund"]);
+    let (by_grant, fifth) = stream(&agent, "/refund/4").await;
+    json_of(&world.run(&["revoke", "--grant", &revoked, "--reason", "r", "--output", "json"]));
+    assert_eq!(by_grant.end().await, Code::PermissionDenied);
+    assert_eq!(end_of(&world.doorward, &fifth)["reason"], "revoked");
+    assert!(bystander.is_alive().await);
 }

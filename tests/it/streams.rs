@@ -45,7 +45,7 @@ async fn decide(channel: Channel, leaf: &Leaf) -> (i32, String) {
 }
 
 /// A stream of Envoy's; it lives until both are dropped.
-struct Held {
+pub(crate) struct Held {
     say: mpsc::Sender<ProcessingRequest>,
     hear: Streaming<ProcessingResponse>,
 }
@@ -59,7 +59,7 @@ fn message(part: Part, id: Option<&str>) -> ProcessingRequest {
 }
 
 /// Opens a stream on decision `id`, as Envoy does once it has read the head of a request.
-async fn hold(channel: Channel, id: Option<&str>) -> Result<Held, Status> {
+pub(crate) async fn hold(channel: Channel, id: Option<&str>) -> Result<Held, Status> {
     let (say, said) = mpsc::channel(4);
     say.send(message(Part::RequestHeaders(HttpHeaders::default()), id)).await.unwrap();
     let mut hear = ExternalProcessorClient::new(channel).process(ReceiverStream::new(said)).await?.into_inner();
@@ -70,12 +70,12 @@ async fn hold(channel: Channel, id: Option<&str>) -> Result<Held, Status> {
 
 impl Held {
     /// How it ended: `Ok` is without a cut.
-    async fn end(mut self) -> Code {
+    pub(crate) async fn end(mut self) -> Code {
         let ended = tokio::time::timeout(Duration::from_secs(20), self.hear.message()).await.expect("an end");
         ended.map_or_else(|status| status.code(), |more| more.map_or(Code::Ok, |more| panic!("{more:?}")))
     }
 
-    async fn is_alive(&mut self) -> bool {
+    pub(crate) async fn is_alive(&mut self) -> bool {
         tokio::time::timeout(Duration::from_millis(50), self.hear.message()).await.is_err()
     }
 }
@@ -84,7 +84,7 @@ fn ends(doorward: &Doorward) -> Vec<Value> {
     doorward.records().into_iter().filter(|record| record["kind"] == "stream_end").collect()
 }
 
-fn end_of(doorward: &Doorward, id: &str) -> Value {
+pub(crate) fn end_of(doorward: &Doorward, id: &str) -> Value {
     let found = || ends(doorward).into_iter().find(|record| record["body"]["decision_id"] == id);
     eventually("the record of the end", found)["body"].clone()
 }
