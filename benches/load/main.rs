@@ -4,6 +4,7 @@
 
 mod client;
 mod compare;
+mod control;
 mod drive;
 mod envoy;
 mod ledger;

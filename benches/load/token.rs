@@ -13,6 +13,8 @@ use crate::policy::Policy;
 /// Whose tokens are taken, and who we are to it.
 const ISSUER: &str = "https://issuer.bench.example";
 const AUDIENCE: &str = "orders";
+/// The same to people, who show their tokens to our own API.
+const PEOPLE: &str = "doorward";
 
 /// Every policy, and the ten rules with more or fewer credentials.
 pub(crate) const EVERY: [Policy; 7] =
@@ -40,6 +42,15 @@ impl Policy {
     }
 }
 
+/// Lines of doorward's configuration: our own API at `socket`, and whose tokens are people's there.
+pub(crate) fn people(socket: &Path) -> String {
+    format!(
+        "control: {{address: 'unix://{}', oidc: {{approvers: [bob], issuers: [{{issuer: '{ISSUER}', kind: access_token, \
+         audiences: [{PEOPLE}], keys: {{file: ../keys.json}}}}]}}}}\nstate: {{memory: {{volatile: true}}}}\n",
+        socket.display()
+    )
+}
+
 pub(crate) struct Signer {
     pair: KeyPair,
     key: EncodingKey,
@@ -62,15 +73,28 @@ impl Signer {
         fs::write(path, json!({ "keys": [key] }).to_string()).context("write the keys of the issuer")
     }
 
+    /// A person's token, as our own API takes it.
+    pub(crate) fn person(&self, name: &str) -> anyhow::Result<String> {
+        let claims = json!({
+            "iss": ISSUER, "aud": PEOPLE, "sub": name, "client_id": "cli", "email": name, "jti": name,
+            "iat": self.now - 60, "exp": self.now + 3000,
+        });
+        self.sign(&claims)
+    }
+
     /// A token of an hour that names `client` as the workload it was given to.
     pub(crate) fn token(&self, client: &str, number: usize) -> anyhow::Result<String> {
-        let header = json!({"alg": "ES256", "kid": "bench", "typ": "at+jwt"});
         let claims = json!({
             "iss": ISSUER, "aud": AUDIENCE, "sub": "user-4711", "client_id": client, "scope": "orders:read orders:write",
             "jti": number.to_string(), "iat": self.now - 60, "exp": self.now + 3000,
         });
+        self.sign(&claims)
+    }
+
+    fn sign(&self, claims: &Value) -> anyhow::Result<String> {
+        let header = json!({"alg": "ES256", "kid": "bench", "typ": "at+jwt"});
         let encode = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-        let signed = format!("{}.{}", encode(&header), encode(&claims));
+        let signed = format!("{}.{}", encode(&header), encode(claims));
         let signature = crypto::sign(signed.as_bytes(), &self.key, Algorithm::ES256).context("sign a token")?;
         Ok(format!("{signed}.{signature}"))
     }
