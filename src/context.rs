@@ -60,6 +60,8 @@ pub struct Context {
     pub withdrawn: Vec<Withdrawn>,
     /// The task that the call is in.
     pub task: Option<Arc<str>>,
+    /// A verified token names a task that was ended.
+    pub task_ended: bool,
     /// Whether something that could not be had was done without, as the tier permits.
     pub degraded: bool,
 }
@@ -78,6 +80,7 @@ impl Context {
             grants: Vec::new(),
             withdrawn: Vec::new(),
             task: None,
+            task_ended: false,
             degraded: false,
         };
         if let Some(peer) = peer.filter(|_| !documents.registry.is_empty()) {

@@ -198,6 +198,8 @@ pub struct ActionRecord {
     pub sensitivity: Option<Sensitivity>,
     /// The caller's entry in the registry, where it has one.
     pub workload: Option<Arc<Workload>>,
+    /// A verified token names a task that was ended.
+    pub task_ended: bool,
     /// What was noticed about the caller.
     pub signals: SignalNames,
     /// Why the risk is high, where it is.
@@ -218,6 +220,7 @@ impl ActionRecord {
             session,
             sensitivity: action.entry.as_ref().map(|entry| entry.sensitivity),
             workload: workload.iter().flatten().next().cloned(),
+            task_ended: context.task_ended,
             signals: signals.iter().map(|signal| signal.name).collect(),
             high_risk: high.map(|risk| risk.reasons.join(", ")),
         }

@@ -47,6 +47,7 @@ fn action() -> ActionRecord {
         session: None,
         sensitivity: Some(Sensitivity::Medium),
         workload: Some(entry()),
+        task_ended: false,
         signals: [SignalName::FirstUse].into_iter().collect(),
         high_risk: None,
     }

@@ -79,10 +79,13 @@ fn tell(inventory: &Inventory, record: &Record) {
         action: action.as_ref().and_then(|action| action.name.as_ref()).filter(|_| went_through),
         lifetimes: *lifetimes,
     });
-    let overdue = match standing {
-        Some(Standing::Expired) => Overdue::Expired,
-        Some(Standing::Disabled) => Overdue::Disabled,
-        Some(Standing::Active) | None => return,
-    };
-    inventory.seen.overdue(principal, overdue, record.at);
+    let past_task = action.as_ref().is_some_and(|action| action.task_ended).then_some(Overdue::TaskEnded);
+    let registration = standing.and_then(|standing| match standing {
+        Standing::Expired => Some(Overdue::Expired),
+        Standing::Disabled => Some(Overdue::Disabled),
+        Standing::Active => None,
+    });
+    for overdue in registration.into_iter().chain(past_task) {
+        inventory.seen.overdue(principal, overdue, record.at);
+    }
 }

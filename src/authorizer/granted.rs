@@ -19,14 +19,15 @@ impl Authorizer {
     /// Adds to `context` what the caller is granted.
     pub(super) fn hold_grants(&self, call: &Call<'_>, caller: &Caller, revocations: &Snapshot, context: &mut Context) {
         let grants = self.control.grants.current();
-        let Some(peer) = caller.peer.as_ref().filter(|_| grants.len() > 0) else { return };
+        let Some(peer) = caller.peer.as_ref() else { return };
+        let claim = call.settings.task_claim.as_deref();
+        let mut tokens = caller.presented.tokens.iter().map(|bound| &bound.token);
+        let claimed = claim.and_then(|claim| tokens.find_map(|token| token.text(claim)));
+        context.task_ended = claimed.is_some_and(|task| grants.has_ended(&peer.text, task));
         let granted = grants.of(&peer.text);
         if granted.is_empty() {
             return;
         }
-        let claim = call.settings.task_claim.as_deref();
-        let mut tokens = caller.presented.tokens.iter().map(|bound| &bound.token);
-        let claimed = claim.and_then(|claim| tokens.find_map(|token| token.text(claim)));
         context.hold(granted, claimed, revocations, self.control.grants.now(call.now));
     }
 

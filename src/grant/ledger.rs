@@ -167,6 +167,7 @@ impl Ledger {
                 let end: TaskEnd = serde_json::from_slice(body)?;
                 for grant in self.in_task(&end.task, end.subject.as_deref()) {
                     self.change(grant.id, snapshot, |grant| grant.fate = Fate::Ended(end.closed()));
+                    snapshot.end_task(&grant);
                 }
                 end.at_ns
             }
@@ -239,7 +240,7 @@ impl Ledger {
         }
         self.next = next;
         for grant in gone {
-            snapshot.remove(&grant);
+            snapshot.forget(&grant);
             self.by_rev.remove(&grant.rev);
             self.revs.remove(&grant.id);
             self.open.remove(&grant.rev);

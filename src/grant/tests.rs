@@ -363,11 +363,14 @@ fn a_task_ends_with_all_that_was_granted_for_it() {
     assert_eq!([&first, &open, &other].map(|grant| standing(grant)), [Standing::Ended, Standing::Ended, Standing::Live]);
     let of_task = |task: &str| kept.grants.current().of(AGENT).iter().any(|known| known.scope.task.as_deref() == Some(task));
     assert!(!of_task("t1") && of_task("t2"));
+    let subject: Arc<str> = AGENT.into();
+    let has_ended = |task: &str| kept.grants.current().has_ended(&subject, task);
+    assert!(has_ended("t1") && !has_ended("t2") && !has_ended("t3"));
     // With the time of its grants a task is not over.
     Fact::sweep(&*kept.grants, at(4000));
     assert!(of_task("t2") && kept.live(at(4000)) == 0);
     Fact::sweep(&*kept.grants, at(3600 + 24 * 3600));
-    assert!(!of_task("t2"));
+    assert!(!of_task("t2") && !has_ended("t1"));
     assert_eq!(kept.grants.list(0, 10, |_| true).len(), 0, "a day after their end all are forgotten");
 }
 

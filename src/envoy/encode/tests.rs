@@ -601,3 +601,33 @@ fn an_mcp_client_is_refused_in_json_rpc() {
     let (status, body) = refused(&unread, &Mcp::default());
     assert_eq!((status, &body["id"]), (Some(400), &Value::Null));
 }
+
+#[test]
+fn who_may_ask_for_a_grant_is_told_what_with() {
+    let token = RequestToken { text: "t.m".to_owned(), expires_at: crate::clock::Now::from_seconds(1_800_000_000) };
+    let mut outcome = Outcome::denied(Uuid::nil(), Mode::Enforce, Reason::GrantRequired, Some("secret detail".to_owned()));
+    outcome.request = Some(Box::new(token));
+    let settings = Settings { grants_at: Some("https://doorward.example:9443"), ..Settings::default() };
+    let denied = |outcome: &Outcome, mcp: Option<&Mcp>, settings: &Settings<'_>| {
+        let shape = Shape { protocol: Protocol::Http, headers: None, mcp };
+        let Reply::Response(response) = encode(outcome, &shape, settings) else { panic!("no response") };
+        let Some(HttpResponse::DeniedResponse(denied)) = response.http_response else { panic!("no denial") };
+        let kinds = lines(&denied.headers).into_iter().filter(|line| line.contains("content-type")).count();
+        (kinds, serde_json::from_str::<Value>(&denied.body).unwrap_or_default())
+    };
+    let offer =
+        json!({"binding_token": "t.m", "expires_at": "2027-01-15T08:00:00.000000000Z", "endpoint": "https://doorward.example:9443"});
+    let id = Uuid::nil().to_string();
+    let body = json!({"decision": false, "evaluation_id": id, "context": {"access_request": offer}});
+    assert_eq!(denied(&outcome, None, &settings), (1, body));
+    let mcp = Mcp { request_id: Some("1".to_owned()), ..Mcp::default() };
+    let (kinds, body) = denied(&outcome, Some(&mcp), &settings);
+    assert_eq!((kinds, &body["error"]["data"]), (1, &json!({"decision_id": id, "access_request": offer})));
+    let (_, body) = denied(&outcome, None, &Settings::default());
+    assert_eq!(body["context"]["access_request"].get("endpoint"), None, "nobody has said where");
+    // What the policy writes itself stays as it is.
+    let own = json!({"allowed": false, "body": "no", "requestable": true});
+    let mut outcome = Outcome::answered(Uuid::nil(), Mode::Enforce, decision::read(Some(&own), None).unwrap(), None);
+    outcome.request = Some(Box::new(RequestToken { text: "t.m".to_owned(), expires_at: crate::clock::Now::from_seconds(1) }));
+    assert_eq!(denied(&outcome, None, &settings), (0, Value::Null));
+}

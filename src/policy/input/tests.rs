@@ -102,6 +102,7 @@ fn context() -> Context {
         grants: Vec::new(),
         withdrawn: Vec::new(),
         task: Some("t1".into()),
+        task_ended: false,
         action: Action {
             protocol: Protocol::Mcp,
             entry: Some(entry.into()),
