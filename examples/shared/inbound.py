@@ -32,11 +32,11 @@ class Answer:
         self.status = response.status
         self.headers = response.headers
         self.elapsed_ms = elapsed_s * 1000
-        body = response.read()
+        self.body = response.read()
         self.decision_id = response.headers.get("x-doorward-decision-id")
         if self.decision_id is None and self.status == 200:
             # An allowed call carries the id upstream, and the workload tells it.
-            self.decision_id = json.loads(body)["headers"].get("x-doorward-decision-id")
+            self.decision_id = json.loads(self.body)["headers"].get("x-doorward-decision-id")
 
 
 class Inbound:
@@ -48,8 +48,8 @@ class Inbound:
         self.records = Records(folder / "records.jsonl")
         self.decision_ids = set()
 
-    def ask(self, who, method, path, headers=None):
-        """One call as `who`, or without a certificate as None."""
+    def connect(self, who):
+        """A connection as `who`, or without a certificate as None."""
         certs = self.folder / "certs"
         context = ssl.create_default_context(cafile=str(certs / "ca.crt"))
         # A SPIFFE peer is known by its URI SAN, compared below, and has no host name.
@@ -57,11 +57,17 @@ class Inbound:
         if who:
             context.load_cert_chain(certs / f"{who}.crt", certs / f"{who}.key")
         connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=5)
+        connection.connect()
+        names = [value for kind, value in connection.sock.getpeercert()["subjectAltName"] if kind == "URI"]
+        if names != [self.server]:
+            connection.close()
+            raise ssl.SSLError(f"the server is {names}, not {self.server}")
+        return connection
+
+    def ask(self, who, method, path, headers=None):
+        """One call as `who`, or without a certificate as None."""
+        connection = self.connect(who)
         try:
-            connection.connect()
-            names = [value for kind, value in connection.sock.getpeercert()["subjectAltName"] if kind == "URI"]
-            if names != [self.server]:
-                raise ssl.SSLError(f"the server is {names}, not {self.server}")
             start = time.perf_counter()
             connection.request(method, path, body=b"{}" if method == "POST" else None, headers=headers or {})
             answer = Answer(connection.getresponse(), time.perf_counter() - start)
@@ -81,6 +87,10 @@ class Inbound:
         except (OSError, http.client.HTTPException) as error:
             self.screen.judge(False, f"no answer: {error}")
             return None
+        return self.judge(answer, expected)
+
+    def judge(self, answer, expected):
+        """Judges an answer by doorward's record of its decision. The record's body, if there is one."""
         record = self.records.of(answer.decision_id) if answer.decision_id else None
         if record is None:
             self.screen.judge(False, f"HTTP {answer.status}, and no record of a decision")

@@ -45,16 +45,15 @@ class Records:
     def __init__(self, path):
         self.path = pathlib.Path(path)
 
+    def all(self):
+        """Every record so far, in order."""
+        lines = self.path.read_text().splitlines(keepends=True)
+        # The last line may still be under way, and the log may go to the same file.
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
+
     def decisions(self):
         """Every decision record so far, by id, in order."""
-        found = {}
-        for line in self.path.read_text().splitlines(keepends=True):
-            # The last line may still be under way, and the log may go to the same file.
-            if line.startswith("{") and line.endswith("\n"):
-                record = json.loads(line)
-                if record["kind"] == "decision":
-                    found[record["id"]] = record
-        return found
+        return {record["id"]: record for record in self.all() if record["kind"] == "decision"}
 
     def of(self, decision_id):
         return wait_for(lambda: self.decisions().get(decision_id), 2)

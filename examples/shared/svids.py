@@ -5,6 +5,7 @@ The root signs the leaves itself, to keep examples small: with an intermediate E
 """
 
 import datetime
+import ipaddress
 import pathlib
 
 from cryptography import x509
@@ -19,14 +20,15 @@ BACKDATE = datetime.timedelta(seconds=10)
 
 
 def make_svids(folder: pathlib.Path, leaves: dict[str, list[str]]) -> None:
-    """Writes ca.crt and, for each name with its URI SANs in `leaves`, NAME.crt and NAME.key. A valid SVID has exactly one."""
+    """Writes ca.crt and, for each name with its URI SANs in `leaves`, NAME.crt and NAME.key. A valid SVID has exactly one.
+    An IP address in the place of a URI is a SAN too, for a server that is known by its address."""
     folder.mkdir(parents=True, exist_ok=True)
     root_key = ec.generate_private_key(ec.SECP256R1())
     root = certificate("root", [f"spiffe://{TRUST_DOMAIN}"], root_key, issuer=None)
     write(folder / "ca.crt", root.public_bytes(serialization.Encoding.PEM))
-    for name, uris in leaves.items():
+    for name, names in leaves.items():
         key = ec.generate_private_key(ec.SECP256R1())
-        leaf = certificate(name, uris, key, issuer=(root, root_key))
+        leaf = certificate(name, names, key, issuer=(root, root_key))
         write(folder / f"{name}.crt", leaf.public_bytes(serialization.Encoding.PEM))
         write(
             folder / f"{name}.key",
@@ -36,8 +38,8 @@ def make_svids(folder: pathlib.Path, leaves: dict[str, list[str]]) -> None:
         )
 
 
-def certificate(common_name, uris, key, issuer):
-    """A certificate for `key` with `uris` as its URI SANs: self-signed and a CA without `issuer`, else a leaf of it."""
+def certificate(common_name, names, key, issuer):
+    """A certificate for `key` with `names` as its SANs: self-signed and a CA without `issuer`, else a leaf of it."""
     name = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, TRUST_DOMAIN),
@@ -59,14 +61,18 @@ def certificate(common_name, uris, key, issuer):
         .add_extension(key_usage(is_ca), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris]), critical=False
-        )
+        .add_extension(x509.SubjectAlternativeName([general_name(name) for name in names]), critical=False)
     )
     if not is_ca:
         both_ways = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
         builder = builder.add_extension(x509.ExtendedKeyUsage(both_ways), critical=False)
     return builder.sign(issuer_key, hashes.SHA256())
+
+
+def general_name(text):
+    if "://" in text:
+        return x509.UniformResourceIdentifier(text)
+    return x509.IPAddress(ipaddress.ip_address(text))
 
 
 def key_usage(is_ca):
