@@ -27,7 +27,7 @@ pub use self::status::{Condition, Health};
 use self::{
     explain::Explain,
     grant::GrantApi,
-    guard::Guard,
+    guard::{Guard, Revoked},
     inventory::InventoryApi,
     proto::v1::{
         explain_service_server::ExplainServiceServer, grant_service_server::GrantServiceServer,
@@ -81,6 +81,8 @@ pub struct Parts {
     pub end_with_task: bool,
     pub streams: Arc<Streams>,
     pub inventory: Arc<Inventory>,
+    /// What a workload that calls falls under.
+    pub revoked: Revoked,
     /// Ends the live streams that rest on what was revoked or is over.
     pub cut: Cut,
     /// Names this start of this process.
@@ -100,9 +102,22 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let status = StatusApi::parts(&parts, health);
-    let Parts { policies, recorder, recent, file, sessions, control, people, end_with_task, streams, inventory, cut, instance } =
-        parts;
-    let guard = Arc::new(Guard::new(Arc::clone(&policies), recorder, metrics, people));
+    let Parts {
+        policies,
+        recorder,
+        recent,
+        file,
+        sessions,
+        control,
+        people,
+        end_with_task,
+        streams,
+        inventory,
+        revoked,
+        cut,
+        instance,
+    } = parts;
+    let guard = Arc::new(Guard::new(Arc::clone(&policies), recorder, metrics, people, revoked));
     let workloads = WorkloadApi::new(Arc::clone(&guard), Arc::clone(&policies));
     let inventory = InventoryApi::new(Arc::clone(&guard), inventory, Arc::clone(&policies));
     let status = StatusServiceServer::new(StatusApi::new(Arc::clone(&guard), status));

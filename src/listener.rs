@@ -36,7 +36,7 @@ use tonic::transport::server::Connected;
 use crate::{
     clock,
     config::{Address, FileMode},
-    identity::caller,
+    identity::{Peer, caller},
     telemetry::metrics::{Metrics, Transport},
     trust::TrustStore,
 };
@@ -298,20 +298,20 @@ impl Gate {
                 Err(_) => return gate.refuse(Transport::Tls, "the handshake took too long"),
             };
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            let id = match &admits {
+            let peer = match &admits {
                 Admits::All => None,
                 Admits::Svids(_) if certificates.is_empty() => None,
-                Admits::These(_, trust) | Admits::Svids(trust) => match caller::spiffe_id(certificates, trust, clock::now()) {
-                    Ok(id) => Some(id),
+                Admits::These(_, trust) | Admits::Svids(trust) => match caller::peer(certificates, trust, clock::now()) {
+                    Ok(peer) => Some(peer),
                     Err(reason) => return gate.refuse(Transport::Tls, reason.as_str()),
                 },
             };
-            if let (Admits::These(allowed, _), Some(id)) = (&admits, &id)
-                && !allowed.contains(id)
+            if let (Admits::These(allowed, _), Some(peer)) = (&admits, &peer)
+                && !allowed.contains(&peer.id)
             {
-                return gate.refuse(Transport::Tls, &format!("`{id}` is not in `callers.spiffe_ids`"));
+                return gate.refuse(Transport::Tls, &format!("`{}` is not in `callers.spiffe_ids`", peer.text));
             }
-            gate.hand_over(Connection::Tls(Box::new(stream), id.map(|id| id.to_string().into()))).await;
+            gate.hand_over(Connection::Tls(Box::new(stream), peer.map(Arc::new))).await;
         });
     }
 
@@ -357,8 +357,7 @@ enum Admits {
 #[derive(Debug, Clone)]
 pub enum Remote {
     Process(tokio::net::unix::UCred),
-    /// A SPIFFE ID.
-    Workload(Arc<str>),
+    Workload(Arc<Peer>),
     Unknown,
 }
 
@@ -367,8 +366,8 @@ pub enum Remote {
 pub enum Connection {
     Unix(UnixStream),
     Tcp(TcpStream),
-    /// With the SPIFFE ID of the caller, where it is known.
-    Tls(Box<TlsStream<TcpStream>>, Option<Arc<str>>),
+    /// With the caller, where it has shown who it is.
+    Tls(Box<TlsStream<TcpStream>>, Option<Arc<Peer>>),
 }
 
 impl Connected for Connection {
@@ -377,7 +376,7 @@ impl Connected for Connection {
     fn connect_info(&self) -> Remote {
         match self {
             Self::Unix(stream) => stream.peer_cred().map_or(Remote::Unknown, Remote::Process),
-            Self::Tls(_, Some(id)) => Remote::Workload(Arc::clone(id)),
+            Self::Tls(_, Some(peer)) => Remote::Workload(Arc::clone(peer)),
             Self::Tcp(_) | Self::Tls(_, None) => Remote::Unknown,
         }
     }

@@ -9,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     authorizer::Authorizer,
+    clock,
     config::{self, Config, Sink},
     control::{self, Health, Parts},
-    identity::{caller::CallerVerifier, people::People},
+    identity::{Peer, caller::CallerVerifier, people::People},
     inventory::Inventory,
     listener::{self, Callers, Listener, Occupied, Stranger},
     policy::PolicyStore,
@@ -88,6 +89,10 @@ pub(super) fn bind(
         let authorizer = Arc::clone(authorizer);
         Arc::new(move |now| authorizer.cut(now))
     };
+    let revoked = {
+        let authorizer = Arc::clone(authorizer);
+        Box::new(move |peer: &Peer, owner: Option<&str>| authorizer.revoked_peer(peer, owner, clock::now()))
+    };
     let parts = Parts {
         policies: Arc::clone(policies),
         recorder: recorder.clone(),
@@ -99,6 +104,7 @@ pub(super) fn bind(
         end_with_task: config.sessions.end_with_task,
         streams: Arc::clone(authorizer.streams()),
         inventory: Arc::clone(inventory),
+        revoked,
         cut,
         instance: instance.to_owned(),
     };

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Call, behaviour, caller::Caller};
+use super::{Authorizer, Call, behaviour, caller::Caller};
 use crate::{
+    clock::Now,
     context::Context,
+    identity::{Peer, tokens::Presented},
     revocation::{Facts, Revocation, Snapshot},
     session,
 };
@@ -26,4 +28,21 @@ pub(super) fn check(snapshot: &Snapshot, call: &Call<'_>, caller: &Caller, conte
         backdates: &call.settings.backdates,
     };
     snapshot.check(&facts, call.now)
+}
+
+impl Authorizer {
+    /// What a workload falls under that calls our own API, where it shows nothing but its certificate.
+    pub fn revoked_peer(&self, peer: &Peer, owner: Option<&str>, now: Now) -> Option<Arc<Revocation>> {
+        let settings = self.settings.load();
+        let facts = Facts {
+            peer: Some(peer),
+            presented: &Presented::default(),
+            owner,
+            session: None,
+            task: None,
+            grants: &[],
+            backdates: &settings.backdates,
+        };
+        self.control.revocations.current().check(&facts, now)
+    }
 }

@@ -69,15 +69,31 @@ fn table(explained: &ExplainResponse, coloured: bool) -> String {
     let recorded = recorded.clone().unwrap_or_default();
     let mut text = verdict(&recorded.decision, &recorded.reason, coloured);
     let at = recorded.at.as_ref().map(ToString::to_string).unwrap_or_default();
-    let Decision { id, rule, policy_reason, detail, principal, action, tier, session, listener, revision, request_id, .. } =
-        &recorded;
+    let Decision {
+        id,
+        rule,
+        policy_reason,
+        detail,
+        principal,
+        action,
+        tier,
+        session,
+        listener,
+        revision,
+        request_id,
+        grant,
+        revocation,
+        ..
+    } = &recorded;
     let let_through = if recorded.enforced { "" } else { "observe: the call was let through all the same" };
     for (name, value) in [
         ("mode", let_through),
         ("rule", rule),
         ("says", policy_reason),
         ("detail", detail),
+        ("revoked", revocation),
         ("principal", principal),
+        ("grant", grant),
         ("action", action),
         ("tier", tier),
         ("session", session),

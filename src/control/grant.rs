@@ -301,7 +301,7 @@ impl TaskService for GrantApi {
                 Ok((grants?, ended, cut(clock::now())))
             })
             .await?;
-        admitted.note(format!("ended {} grants with their task", grants.len()));
+        admitted.note(format!("grants that ended with it: {}", grants.len()));
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let grants = grants.iter().map(|grant| shown(grant)).collect();
         Ok(Response::new(EndTaskResponse { grants, sessions: count(ended), streams: count(streams) }))

@@ -19,12 +19,14 @@ use super::proto;
 use crate::{
     clock::{self, Now},
     identity::{
+        Peer,
         author::{Author, Person},
         people::{People, PersonError},
     },
     listener::Remote,
     policy::PolicyStore,
     record::{Body, Caller, ControlRecord, Origin, Record, Recorder},
+    revocation::Revocation,
     telemetry::{metrics::Metrics, trace::status_text},
     verdict::Decision,
 };
@@ -35,14 +37,17 @@ const EVALUATIONS: usize = 2;
 /// The stack that the deepest policy needs which loads.
 const STACK: usize = 16 * 1024 * 1024;
 
+/// The revocation that a workload falls under, by its certificate, and by its owner.
+pub type Revoked = Box<dyn Fn(&Peer, Option<&str>) -> Option<Arc<Revocation>> + Send + Sync>;
+
 /// Lets calls be, or refuses them.
-#[derive(Debug)]
 pub struct Guard {
     policies: Arc<PolicyStore>,
     recorder: Recorder,
     metrics: Arc<Metrics>,
     /// Who verifies people's tokens.
     people: Option<Arc<People>>,
+    revoked: Revoked,
     evaluations: Arc<Semaphore>,
     methods: Vec<String>,
 }
@@ -73,6 +78,12 @@ pub struct Question {
     request: Value,
 }
 
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard").finish_non_exhaustive()
+    }
+}
+
 /// One call on its way. Its record is written when this goes, however the call ended.
 #[derive(Debug)]
 struct Entry {
@@ -92,9 +103,15 @@ struct Found {
 }
 
 impl Guard {
-    pub fn new(policies: Arc<PolicyStore>, recorder: Recorder, metrics: Arc<Metrics>, people: Option<Arc<People>>) -> Self {
+    pub fn new(
+        policies: Arc<PolicyStore>,
+        recorder: Recorder,
+        metrics: Arc<Metrics>,
+        people: Option<Arc<People>>,
+        revoked: Revoked,
+    ) -> Self {
         let methods = proto::methods().collect();
-        Self { policies, recorder, metrics, people, evaluations: Arc::new(Semaphore::new(EVALUATIONS)), methods }
+        Self { policies, recorder, metrics, people, revoked, evaluations: Arc::new(Semaphore::new(EVALUATIONS)), methods }
     }
 
     /// Whether the policy lets the caller of `request` have it done.
@@ -240,7 +257,7 @@ pub async fn record(
 ) -> axum::response::Response {
     let from = match request.extensions().get::<Remote>() {
         Some(Remote::Process(peer)) => process(*peer),
-        Some(Remote::Workload(id)) => Origin::Workload { spiffe_id: Arc::clone(id) },
+        Some(Remote::Workload(peer)) => Origin::Workload { spiffe_id: Arc::clone(&peer.text) },
         Some(Remote::Unknown) | None => Origin::Unknown {},
     };
     let (person, refused) = match guard.person(&request) {
@@ -249,7 +266,7 @@ pub async fn record(
     };
     let nobody = matches!(from, Origin::Unknown {}) && person.is_none();
     let unknown = || Status::unauthenticated("show who you are: by an SVID, or by a token in `authorization`");
-    let refused = refused.or_else(|| nobody.then(unknown));
+    let refused = refused.or_else(|| nobody.then(unknown)).or_else(|| guard.revoked(&request));
     let found = Found { request: None, decision: Decision::Deny, code: Code::Cancelled, detail: None };
     let entry = Arc::new(Entry {
         guard,
@@ -284,6 +301,17 @@ impl Guard {
         };
         let people = self.people.as_ref().ok_or(PersonError::Nobody)?;
         people.person(text, clock::now()).map(Some)
+    }
+}
+
+impl Guard {
+    /// A workload that is revoked changes nothing here either, whatever the policy says.
+    fn revoked(&self, request: &axum::extract::Request) -> Option<Status> {
+        let Some(Remote::Workload(peer)) = request.extensions().get::<Remote>() else { return None };
+        let policy = self.policies.current();
+        let owner = policy.as_ref().and_then(|policy| policy.documents().registry.find(&peer.text)?.owner.clone());
+        let hit = (self.revoked)(peer, owner.as_deref())?;
+        Some(Status::permission_denied(hit.text()))
     }
 }
 

@@ -24,6 +24,8 @@ struct Body {
     listener: String,
     policy: Option<Policy>,
     request_id: Option<String>,
+    grant: Option<String>,
+    revocation: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -78,6 +80,8 @@ impl From<Line> for Decision {
             listener: body.listener,
             revision: body.policy.and_then(|policy| policy.revision).unwrap_or_default(),
             request_id: body.request_id.unwrap_or_default(),
+            grant: body.grant.unwrap_or_default(),
+            revocation: body.revocation.unwrap_or_default(),
         }
     }
 }

@@ -111,6 +111,7 @@ impl Api {
             end_with_task: true,
             streams,
             inventory: Arc::clone(&api.inventory),
+            revoked: Box::new(|_, _| None),
             cut: Arc::new(|_| 0),
             instance,
         };

@@ -3,6 +3,12 @@
 
 use std::{io, sync::Arc};
 
+use super::{Peer, x509};
+use crate::{
+    clock::Now,
+    trust::TrustStore,
+    verdict::{Evidence, Reason},
+};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -10,13 +16,9 @@ use rustls::{
     pki_types::{CertificateDer, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
-use spiffe::SpiffeId;
 
-use super::x509;
-use crate::{clock::Now, trust::TrustStore, verdict::Reason};
-
-/// The SPIFFE ID that the certificates of a handshake, leaf first, prove at `now`.
-pub fn spiffe_id(peer_certificates: &[CertificateDer<'_>], trust: &TrustStore, now: Now) -> Result<SpiffeId, Reason> {
+/// The workload that the certificates of a handshake, leaf first, prove at `now`.
+pub fn peer(peer_certificates: &[CertificateDer<'_>], trust: &TrustStore, now: Now) -> Result<Peer, Reason> {
     let (leaf, intermediates) = peer_certificates.split_first().ok_or(Reason::NoUriSan)?;
     prove(leaf, intermediates, trust, now)
 }
@@ -100,16 +102,11 @@ impl ClientCertVerifier for CallerVerifier {
 #[error("client certificate refused: {0}")]
 struct Refused(Reason);
 
-fn prove(
-    leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
-    trust: &TrustStore,
-    now: Now,
-) -> Result<SpiffeId, Reason> {
+fn prove(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], trust: &TrustStore, now: Now) -> Result<Peer, Reason> {
     let (id, x509) = x509::svid(leaf, false)?;
     x509.valid_at(now)?;
     trust.current().verify(id.trust_domain(), leaf, intermediates, now)?;
-    Ok(id)
+    Ok(Peer::new(id, Evidence::Sidecar, Some(x509)))
 }
 
 #[cfg(test)]
@@ -152,7 +149,7 @@ mod tests {
             ("nothing", vec![], Err(Reason::NoUriSan)),
         ];
         for (name, chain, expected) in table {
-            assert_eq!(spiffe_id(&chain, &trust, NOW), expected, "{name}");
+            assert_eq!(peer(&chain, &trust, NOW).map(|peer| peer.id), expected, "{name}");
         }
     }
 
@@ -204,7 +201,7 @@ mod tests {
         let tls = ServerTls::new(&files, &Arc::default(), Some(Arc::new(CallerVerifier::new(Arc::clone(&trust))))).unwrap();
         let good = long(&root, ID);
         let seen = shake(tls.config(), &root, Some(&good)).await.unwrap();
-        assert_eq!(spiffe_id(&seen, &trust, clock::now()), Ok(ID.parse().unwrap()));
+        assert_eq!(peer(&seen, &trust, clock::now()).map(|peer| peer.id), Ok(ID.parse().unwrap()));
 
         let table = [
             ("unknown domain", Some(long(&root, "spiffe://unknown.test/envoy")), Some(Reason::UntrustedDomain)),
@@ -221,7 +218,7 @@ mod tests {
         // A connection that stays open is believed no longer than the bundle lasts, and no new one is made.
         folder.write("td.test", "");
         trust.reload(&folder.settings);
-        assert_eq!(spiffe_id(&seen, &trust, clock::now()), Err(Reason::UntrustedChain));
+        assert_eq!(peer(&seen, &trust, clock::now()).map(|peer| peer.id), Err(Reason::UntrustedChain));
         assert!(shake(tls.config(), &root, Some(&good)).await.is_err());
 
         let open = ServerTls::new(&files, &Arc::default(), None).unwrap();

@@ -472,6 +472,11 @@ async fn revoked_grants_and_tasks_refuse_the_next_call_and_two_people_restore() 
     let revocation = revoke(&["--spiffe-id", "spiffe://example.org/other"]);
     let revocation = revocation["revocation"]["id"].as_str().unwrap();
     assert!(!world.call(&other, "/free", &[]).await.allowed);
+    // Who is revoked asks for nothing, and ends nothing.
+    for args in [&["grant", "request", "--action", "free", "--reason", "r"][..], &["grant", "list"], &["task", "end", "T-2"]] {
+        let refused = world.remote(Some(&other), args);
+        assert!(refused.status.code() == Some(2) && text(&refused.stderr).contains("revocation"), "{}", text(&refused.stderr));
+    }
     let restore = |args: &[&str], person: &str| {
         world.run(&[&["restore"], args, &["--output", "json", "--token-file", &world.person(person)]].concat())
     };

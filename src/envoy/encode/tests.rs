@@ -615,8 +615,7 @@ fn who_may_ask_for_a_grant_is_told_what_with() {
         let kinds = lines(&denied.headers).into_iter().filter(|line| line.contains("content-type")).count();
         (kinds, serde_json::from_str::<Value>(&denied.body).unwrap_or_default())
     };
-    let offer =
-        json!({"binding_token": "t.m", "expires_at": "2027-01-15T08:00:00.000000000Z", "endpoint": "https://doorward.example:9443"});
+    let offer = json!({"binding_token": "t.m", "expires_at": "2027-01-15T08:00:00.000000000Z", "endpoint": "https://doorward.example:9443"});
     let id = Uuid::nil().to_string();
     let body = json!({"decision": false, "evaluation_id": id, "context": {"access_request": offer}});
     assert_eq!(denied(&outcome, None, &settings), (1, body));
