@@ -3,7 +3,7 @@
 # on this machine, and prints Markdown tables.
 #   bash benches/run.sh [--evaluate] [--json] [--quick] [--policy NAME]... [--compare NAME]...
 # --compare takes two doorwards that differ in one thing instead: credentials, documents, entries, workloads, sessions,
-# control.
+# control, streams.
 # --evaluate leaves the servers out; --json prints a list of rows instead; --quick takes seconds and leaves Envoy and opa
 # out.
 set -euo pipefail

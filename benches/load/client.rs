@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
 use bytes::{Buf, Bytes};
+use envoy_types::pb::google::protobuf::{Struct, value::Kind};
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -21,10 +22,11 @@ use tokio_rustls::{
 
 use crate::{
     mesh::{Mesh, Svid},
-    traffic::{AUTHORITY, Call},
+    traffic::{self, AUTHORITY, Call, PREFIX},
 };
 
 const CHECK: &str = "http://authorizer/envoy.service.auth.v3.Authorization/Check";
+const PROCESS: &str = "http://authorizer/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 
 /// A connection; a clone is the same connection.
 #[derive(Clone)]
@@ -44,6 +46,8 @@ enum Asks {
 struct Answer {
     #[prost(message, optional, tag = "1")]
     status: Option<Status>,
+    #[prost(message, optional, tag = "4")]
+    dynamic_metadata: Option<Struct>,
 }
 
 #[derive(Message)]
@@ -95,25 +99,40 @@ impl Client {
     }
 
     async fn check(&mut self, call: &Call) -> anyhow::Result<bool> {
-        let request = Request::post(CHECK)
+        let message = self.unary(CHECK, call.check.clone()).await?;
+        let answer = Answer::decode(message).context("decode an answer")?;
+        let allowed = answer.status.is_none_or(|status| status.code == 0);
+        if allowed && call.is_stream {
+            let fields = answer.dynamic_metadata.unwrap_or_default().fields;
+            let id = match fields.get("decision_id").and_then(|value| value.kind.as_ref()) {
+                Some(Kind::StringValue(id)) => id,
+                _ => bail!("an answer without a decision id"),
+            };
+            self.unary(PROCESS, traffic::holding(id)).await?;
+        }
+        Ok(allowed)
+    }
+
+    /// One message there, one back.
+    async fn unary(&mut self, method: &str, message: Bytes) -> anyhow::Result<Bytes> {
+        let request = Request::post(method)
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .header("grpc-timeout", "200m")
-            .body(Full::new(call.check.clone()))?;
-        let response = self.sender.send_request(request).await.context("send a Check")?;
+            .body(Full::new(message))?;
+        let response = self.sender.send_request(request).await.context("send a message")?;
         let status = response.headers().get("grpc-status").cloned();
         let body = response.into_body().collect().await.context("receive an answer")?;
         let status = status.or_else(|| body.trailers()?.get("grpc-status").cloned());
         if status.as_ref().is_none_or(|status| status != "0") {
-            bail!("a Check ended with gRPC status {status:?}");
+            bail!("`{method}` ended with gRPC status {status:?}");
         }
         let mut message = body.to_bytes();
-        if message.len() < 5 {
+        if message.len() < PREFIX {
             bail!("an answer of {} bytes is no gRPC message", message.len());
         }
-        message.advance(5);
-        let answer = Answer::decode(message).context("decode an answer")?;
-        Ok(answer.status.is_none_or(|status| status.code == 0))
+        message.advance(PREFIX);
+        Ok(message)
     }
 
     async fn call(&mut self, call: &Call) -> anyhow::Result<bool> {

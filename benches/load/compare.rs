@@ -39,6 +39,8 @@ pub(crate) enum Comparison {
     Sessions,
     /// Nothing revoked or granted; 100,000 revocations and 100,000 grants.
     Control,
+    /// Calls; the same as streams that Envoy has held, each for a moment.
+    Streams,
 }
 
 /// How many there are of what makes a decision slow where it is not looked up well.
@@ -62,6 +64,8 @@ struct Side {
     policy: Policy,
     /// None without documents.
     size: Option<Size>,
+    /// Whether each call becomes a stream.
+    streams: bool,
 }
 
 impl Comparison {
@@ -73,20 +77,25 @@ impl Comparison {
             Self::Workloads => "100 → 100,000 workloads",
             Self::Sessions => "1,000 → 1,000,000 sessions",
             Self::Control => "100,000 revocations and grants",
+            Self::Streams => "each call a stream that is held",
         }
     }
 
     fn sides(self) -> [Side; 2] {
-        let with = |size| Side { policy: Policy::Rbac10, size: Some(size) };
+        let with = |size| Side { policy: Policy::Rbac10, size: Some(size), streams: false };
         match self {
-            Self::Credentials => [Side { policy: Policy::Named, size: None }, Side { policy: Policy::Token, size: None }],
-            Self::Documents => [Side { policy: Policy::Rbac10, size: None }, with(SMALL)],
+            Self::Credentials => [
+                Side { policy: Policy::Named, size: None, streams: false },
+                Side { policy: Policy::Token, size: None, streams: false },
+            ],
+            Self::Documents => [Side { policy: Policy::Rbac10, size: None, streams: false }, with(SMALL)],
             Self::Entries => [with(SMALL), with(Size { entries: 10_000, ..SMALL })],
             Self::Workloads => [with(SMALL), with(Size { workloads: 100_000, ..SMALL })],
             Self::Sessions => {
-                let of = |sessions| Side { policy: Policy::Named, size: Some(Size { sessions, ..SMALL }) };
+                let of = |sessions| Side { policy: Policy::Named, size: Some(Size { sessions, ..SMALL }), streams: false };
                 [of(1_000), of(1_000_000)]
             }
+            Self::Streams => [false, true].map(|streams| Side { policy: Policy::Rbac10, size: None, streams }),
             Self::Control => [0, 100_000].map(|count| with(Size { control: Some(count), ..SMALL })),
         }
     }
@@ -209,7 +218,10 @@ impl Running {
         let crowd = Crowd::new(&caller)?;
         // Tasks of all rounds read them, until the process ends.
         let calls: &'static [Call] = match sessions {
-            0 => traffic::calls(mesh, &caller, signer, side.policy.tokens())?.leak(),
+            0 => {
+                let calls = traffic::calls(mesh, &caller, signer, side.policy.tokens())?.into_iter();
+                calls.map(|call| if side.streams { call.of_stream() } else { call }).collect::<Vec<_>>().leak()
+            }
             _ => (0..CALLERS).map(|number| crowd.call(number * sessions / CALLERS)).collect::<Vec<_>>().leak(),
         };
         let client = plan::ready(&mut server, calls, async || Client::to_socket(&socket).await).await?;

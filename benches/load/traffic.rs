@@ -12,6 +12,7 @@ use envoy_types::pb::{
             AttributeContext, CheckRequest,
             attribute_context::{HttpRequest, Peer, Request},
         },
+        service::ext_proc::v3::{HttpHeaders, ProcessingRequest, processing_request},
     },
     google::protobuf::{Struct, Timestamp, Value, value::Kind},
 };
@@ -49,6 +50,33 @@ pub(crate) struct Call {
     pub(crate) allowed: bool,
     /// A length-prefixed gRPC message.
     pub(crate) check: Bytes,
+    /// The call becomes a stream, which Envoy has held for a moment.
+    pub(crate) is_stream: bool,
+}
+
+impl Call {
+    /// The same on a route of streams.
+    pub(crate) fn of_stream(self) -> Self {
+        let extensions = HashMap::from([("doorward-stream".to_owned(), "1".to_owned())]);
+        let attributes = AttributeContext { context_extensions: extensions, ..AttributeContext::default() };
+        // What is written behind a message is read as part of it.
+        let mut message = self.check.get(PREFIX..).unwrap_or_default().to_vec();
+        message.extend(CheckRequest { attributes: Some(attributes) }.encode_to_vec());
+        Self { check: frame(&message), is_stream: true, ..self }
+    }
+}
+
+/// What Envoy says to have the stream of decision `id` held.
+pub(crate) fn holding(id: &str) -> Bytes {
+    let decision = Value { kind: Some(Kind::StringValue(id.to_owned())) };
+    let fields = HashMap::from([("decision_id".to_owned(), decision)]);
+    let filter_metadata = HashMap::from([("envoy.filters.http.ext_authz".to_owned(), Struct { fields })]);
+    let request = ProcessingRequest {
+        request: Some(processing_request::Request::RequestHeaders(HttpHeaders::default())),
+        metadata_context: Some(Metadata { filter_metadata, ..Metadata::default() }),
+        ..ProcessingRequest::default()
+    };
+    frame(&request.encode_to_vec())
 }
 
 /// Calls that all differ in path and request id. The denied ones ask for a forbidden path; half of them come from the
@@ -69,8 +97,8 @@ pub(crate) fn calls(mesh: &Mesh, caller: &Svid, signer: &Signer, tokens: usize) 
         if tokens > 0 && id == CALLER {
             headers.push(("authorization", format!("Bearer {}", signer.token(CALLER, number % tokens)?)));
         }
-        let check = frame(&check(number, method, &path, &headers, id, svid));
-        Ok(Call { method, path, headers, allowed, check })
+        let check = frame(&check(number, method, &path, &headers, id, svid).encode_to_vec());
+        Ok(Call { method, path, headers, allowed, check, is_stream: false })
     });
     calls.collect()
 }
@@ -90,19 +118,26 @@ impl Crowd {
     pub(crate) fn new(svid: &Svid) -> anyhow::Result<Self> {
         let (method, path, headers) = ("GET", "/api/v1/orders/471100/lines/7?expand=price".to_owned(), headers(0));
         let id = format!("{CROWD}{}", "0".repeat(DIGITS));
-        let check = frame(&check(0, method, &path, &headers, &id, svid));
+        let check = frame(&check(0, method, &path, &headers, &id, svid).encode_to_vec());
         let at = check.windows(id.len()).position(|part| part == id.as_bytes()).context("the caller is not in the Check")?;
-        Ok(Self { call: Call { method, path, headers, allowed: true, check }, at: at + CROWD.len() })
+        Ok(Self { call: Call { method, path, headers, allowed: true, check, is_stream: false }, at: at + CROWD.len() })
     }
 
     /// The call of caller `number`.
     pub(crate) fn call(&self, number: usize) -> Call {
-        let Call { method, path, headers, allowed, check } = &self.call;
+        let Call { method, path, headers, allowed, check, is_stream } = &self.call;
         let mut bytes = BytesMut::from(&**check);
         for (place, digit) in bytes.iter_mut().skip(self.at).zip(format!("{number:0DIGITS$}").bytes()) {
             *place = digit;
         }
-        Call { method, path: path.clone(), headers: headers.clone(), allowed: *allowed, check: bytes.freeze() }
+        Call {
+            method,
+            path: path.clone(),
+            headers: headers.clone(),
+            allowed: *allowed,
+            check: bytes.freeze(),
+            is_stream: *is_stream,
+        }
     }
 }
 
@@ -188,12 +223,14 @@ fn metadata() -> Metadata {
     Metadata { filter_metadata, ..Metadata::default() }
 }
 
-/// The gRPC framing: not compressed, length, message.
-fn frame(message: &CheckRequest) -> Bytes {
-    let body = message.encode_to_vec();
-    let mut frame = BytesMut::with_capacity(5 + body.len());
+/// Before a message: not compressed, and its length.
+pub(crate) const PREFIX: usize = 5;
+
+/// The gRPC framing.
+fn frame(message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(PREFIX + message.len());
     frame.put_u8(0);
-    frame.put_u32(u32::try_from(body.len()).unwrap_or(u32::MAX));
-    frame.put_slice(&body);
+    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    frame.put_slice(message);
     frame.freeze()
 }
