@@ -23,8 +23,11 @@ pub struct Snapshot {
     hasher: RandomState,
     len: usize,
     /// Tasks that somebody has ended, by subject, as long as their grants are kept.
-    ended: Arc<HashSet<(Arc<str>, Arc<str>), RandomState>>,
+    ended: Arc<Tasks>,
 }
+
+/// Subject and task.
+type Tasks = HashSet<(Arc<str>, Arc<str>), RandomState>;
 
 type Shard = HashMap<Arc<str>, Vec<Arc<Grant>>, RandomState>;
 
