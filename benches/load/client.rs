@@ -104,10 +104,8 @@ impl Client {
         let allowed = answer.status.is_none_or(|status| status.code == 0);
         if allowed && call.is_stream {
             let fields = answer.dynamic_metadata.unwrap_or_default().fields;
-            let id = match fields.get("decision_id").and_then(|value| value.kind.as_ref()) {
-                Some(Kind::StringValue(id)) => id,
-                _ => bail!("an answer without a decision id"),
-            };
+            let id = fields.get("decision_id").and_then(|value| value.kind.as_ref());
+            let Some(Kind::StringValue(id)) = id else { bail!("an answer without a decision id") };
             self.unary(PROCESS, traffic::holding(id)).await?;
         }
         Ok(allowed)
