@@ -1,7 +1,7 @@
 //! Who the peer is: its SPIFFE ID, the evidence for it, or why there is none. The rules of the certificate itself are
 //! in `x509`, the roots in `trust`; what a missing or refused identity means for the call is the authorizer's to say.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest;
@@ -52,11 +52,13 @@ pub struct Peer {
     pub evidence: Evidence,
     /// Absent where Envoy named the peer without showing its certificate.
     pub x509: Option<X509>,
+    /// Name of the session that the certificate stands for, made once: it is the same at each call.
+    pub session: OnceLock<u64>,
 }
 
 impl Peer {
     pub fn new(id: SpiffeId, evidence: Evidence, x509: Option<X509>) -> Self {
-        Self { text: id.to_string().into(), id, evidence, x509 }
+        Self { text: id.to_string().into(), id, evidence, x509, session: OnceLock::new() }
     }
 
     /// A workload that somebody vouches for by name.

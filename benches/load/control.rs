@@ -21,7 +21,7 @@ use crate::{
 /// Calls at a time.
 const WORKERS: usize = 16;
 /// What is granted to the caller of the traffic itself.
-const OWN: usize = 8;
+const OWN: usize = 1;
 
 #[derive(Clone, Message)]
 struct Selector {

@@ -60,7 +60,12 @@ impl Behaviour<'_> {
         let here = &call.listener.here;
         let issuer = self.caller.peer.as_ref().and_then(|peer| peer.x509.as_ref()).map(|x509| x509.issuer.as_str());
         let (environment, zone) = (here.get("environment"), here.get("zone"));
-        Who { principal, key: self.key, id: session::id(principal, self.key), environment, zone, issuer }
+        let peer = self.caller.peer.as_deref().filter(|_| self.key.source == Source::Certificate);
+        let id = match peer {
+            Some(peer) => *peer.session.get_or_init(|| session::id(principal, self.key)),
+            None => session::id(principal, self.key),
+        };
+        Who { principal, key: self.key, id, environment, zone, issuer }
     }
 
     /// Weighs the caller and appends the intent; the grant that the path is open by. `intent` is set once something was appended, whatever comes then.
