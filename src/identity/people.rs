@@ -96,6 +96,7 @@ fn is_clients(token: &Token) -> bool {
     let says = |claim, value| token.text(claim).is_some_and(|said| said == value);
     is_subject("client_id")
         || is_subject("azp")
+        || is_subject("cid")
         || says("gty", "client-credentials")
         || says("grant_type", "client_credentials")
         || says("idtyp", "app")
