@@ -118,9 +118,22 @@ impl Record {
     fn weight(&self) -> usize {
         match &self.body {
             Body::Decision(decision) => decision.input.weight(),
-            Body::Shadow(_) | Body::Policy(_) | Body::Control(_) | Body::StreamEnd(_) | Body::Gap(_) => 0,
+            Body::Control(control) => control.request.as_ref().map_or(0, size),
+            Body::Shadow(_) | Body::Policy(_) | Body::StreamEnd(_) | Body::Gap(_) => 0,
         }
     }
+}
+
+/// Of a document in memory: a message of many small parts is much larger there than on its way.
+fn size(value: &serde_json::Value) -> usize {
+    use serde_json::Value::{Array, Object, String};
+    let within = match value {
+        String(text) => text.len(),
+        Array(elements) => elements.iter().map(size).sum(),
+        Object(members) => members.iter().map(|(key, value)| size_of_val(key) + key.len() + size(value)).sum(),
+        _ => 0,
+    };
+    size_of::<serde_json::Value>() + within
 }
 
 impl Body {

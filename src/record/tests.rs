@@ -329,6 +329,23 @@ async fn the_latest_decisions_are_kept_where_no_sink_is_too() {
 }
 
 #[test]
+fn what_was_asked_of_our_own_api_weighs_what_it_holds_while_it_waits() {
+    let weight = |request: Value| {
+        let body = ControlRecord {
+            method: None,
+            caller: Caller { from: Origin::Unknown {}, person: None },
+            request: Some(request),
+            decision: Decision::Deny,
+            outcome: "OK",
+            detail: None,
+        };
+        Record { body: Body::Control(Box::new(body)), ..small("/") }.weight()
+    };
+    assert!(weight(json!({"reason": "x".repeat(5000)})) > 5000);
+    assert!(weight(json!({"actions": vec!["x"; 1000]})) > 1000 * size_of::<Value>());
+}
+
+#[test]
 fn a_call_of_our_own_api_is_masked_and_cut() {
     let control = |request: Value| {
         let body = ControlRecord {
