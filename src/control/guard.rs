@@ -11,7 +11,10 @@ use std::{
 use axum::{extract::State, middleware::Next};
 use prost::Name;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::AbortHandle,
+};
 use tonic::{Code, Request, Status};
 use uuid::Uuid;
 
@@ -100,6 +103,15 @@ struct Found {
     decision: Decision,
     code: Code,
     detail: Option<String>,
+    /// The caller went away before the call was let be.
+    gone: bool,
+}
+
+impl Found {
+    /// Nothing is known but that it ended.
+    const fn refused(code: Code, detail: Option<String>) -> Self {
+        Self { request: None, decision: Decision::Deny, code, detail, gone: false }
+    }
 }
 
 impl Guard {
@@ -130,7 +142,12 @@ impl Guard {
         let question = Question { method: entry.method.clone(), caller, approver, request };
         match self.ask(&question).await {
             Ok(()) => {
-                entry.found().decision = Decision::Allow;
+                let mut found = entry.found();
+                if found.gone {
+                    return Err(Status::cancelled("the caller went away"));
+                }
+                found.decision = Decision::Allow;
+                drop(found);
                 Ok(Admitted { message, question, entry: Arc::clone(entry) })
             }
             Err(why) => {
@@ -185,12 +202,11 @@ impl Guard {
     pub fn turned_away(&self, caller: Caller) {
         let author = author(&caller);
         let detail = Some(format!("{author} is neither our own user id nor in `control.uids`"));
-        let found = Found { request: None, decision: Decision::Deny, code: Code::Unauthenticated, detail };
-        self.tell(None, caller, clock::now(), found);
+        self.tell(None, caller, clock::now(), Found::refused(Code::Unauthenticated, detail));
     }
 
     fn tell(&self, method: Option<String>, caller: Caller, at: Now, found: Found) {
-        let Found { request, decision, code, detail } = found;
+        let Found { request, decision, code, detail, gone: _ } = found;
         // What a caller makes up is no label.
         let known = method.as_ref().filter(|method| self.methods.contains(method));
         self.metrics.control_called(known.map_or("other", String::as_str), code);
@@ -238,12 +254,21 @@ impl Entry {
     fn found(&self) -> std::sync::MutexGuard<'_, Found> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn ended(&self, response: &axum::response::Response) {
+        // A call that went well has its status behind the body.
+        let status = Status::from_header_map(response.headers());
+        let mut found = self.found();
+        (found.code, found.detail) = match status {
+            None => (Code::Ok, found.detail.take()),
+            Some(status) => (status.code(), found.detail.take().or_else(|| Some(status.message().to_owned()))),
+        };
+    }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let gone = Found { request: None, decision: Decision::Deny, code: Code::Unknown, detail: None };
-        let found = std::mem::replace(&mut *self.found(), gone);
+        let found = std::mem::replace(&mut *self.found(), Found::refused(Code::Unknown, None));
         self.guard.tell(Some(std::mem::take(&mut self.method)), self.caller.clone(), self.at, found);
     }
 }
@@ -267,28 +292,48 @@ pub async fn record(
     let nobody = matches!(from, Origin::Unknown {}) && person.is_none();
     let unknown = || Status::unauthenticated("show who you are: by an SVID, or by a token in `authorization`");
     let refused = refused.or_else(|| nobody.then(unknown)).or_else(|| guard.revoked(&request));
-    let found = Found { request: None, decision: Decision::Deny, code: Code::Cancelled, detail: None };
     let entry = Arc::new(Entry {
         guard,
         method: request.uri().path().trim_start_matches('/').to_owned(),
         caller: Caller { from, person },
         at: clock::now(),
-        found: Mutex::new(found),
+        found: Mutex::new(Found::refused(Code::Cancelled, None)),
     });
     request.extensions_mut().insert(Arc::clone(&entry));
-    let response = match refused {
-        Some(status) => status.into_http(),
-        None => next.run(request).await,
-    };
-    // A call that went well has its status behind the body.
-    let status = Status::from_header_map(response.headers());
-    let mut found = entry.found();
-    (found.code, found.detail) = match status {
-        None => (Code::Ok, found.detail.take()),
-        Some(status) => (status.code(), found.detail.take().or_else(|| Some(status.message().to_owned()))),
-    };
-    drop(found);
-    response
+    if let Some(status) = refused {
+        let response = status.into_http();
+        entry.ended(&response);
+        return response;
+    }
+    let own = Arc::clone(&entry);
+    let call = tokio::spawn(async move {
+        let response = next.run(request).await;
+        own.ended(&response);
+        response
+    });
+    let _caller = Waiting { entry: &entry, call: call.abort_handle() };
+    call.await.unwrap_or_else(|_| {
+        let response = Status::internal("the call broke off").into_http();
+        entry.ended(&response);
+        response
+    })
+}
+
+/// A caller that waits. If it goes away, its call ends there; but one that the policy has let be goes on to its end, so that
+/// the record says what came of it and not that nothing did.
+struct Waiting<'a> {
+    entry: &'a Entry,
+    call: AbortHandle,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut found = self.entry.found();
+        if found.decision == Decision::Deny {
+            found.gone = true;
+            self.call.abort();
+        }
+    }
 }
 
 impl Guard {
