@@ -12,7 +12,7 @@ use super::{
     Cut,
     guard::Guard,
     proto::{
-        timestamp,
+        span, timestamp,
         v1::{
             self, ApproveGrantRequest, ApproveGrantResponse, DenyGrantRequest, DenyGrantResponse, EndGrantRequest,
             EndGrantResponse, EndTaskRequest, EndTaskResponse, ListGrantsRequest, ListGrantsResponse, RequestGrantRequest,
@@ -338,7 +338,7 @@ fn asked(
     }
     let life = match lifetime {
         None => None,
-        Some(lifetime) => Some(Duration::try_from(lifetime).map_err(|_| Status::invalid_argument("`lifetime` is below zero"))?),
+        Some(lifetime) => Some(span(lifetime).ok_or_else(|| Status::invalid_argument("`lifetime` is below zero, or none"))?),
     };
     let some = |text: String| (!text.is_empty()).then(|| text.into());
     let scope = Scope {

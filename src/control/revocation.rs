@@ -1,6 +1,6 @@
 //! Revocations: made, listed, and taken back by two people.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status};
@@ -10,7 +10,7 @@ use super::{
     Cut,
     guard::{Admitted, Guard},
     proto::{
-        timestamp,
+        seconds, span, timestamp,
         v1::{
             self, Applied, ApproveRestoreRequest, ApproveRestoreResponse, ListRevocationsRequest, ListRevocationsResponse,
             Receipt, RestoreRequest, RestoreResponse, RevokeRequest, RevokeResponse,
@@ -168,10 +168,13 @@ fn asked(admitted: &Admitted<RevokeRequest>) -> Result<(Asked, bool), Status> {
     let selector = Selector::try_from(selector).map_err(|error| invalid(&error.to_string()))?;
     let life = match lifetime {
         None => DEFAULT_LIFE,
-        Some(lifetime) => Duration::try_from(lifetime).map_err(|_| invalid("`lifetime` is below zero"))?,
+        Some(lifetime) => span(lifetime).ok_or_else(|| invalid("`lifetime` is below zero, or none"))?,
     };
     // In whole seconds, as certificates and tokens tell theirs: rather one too many is refused.
-    let issued_before = issued_before.map(|at| at.seconds.saturating_add(i64::from(at.nanos > 0)));
+    let issued_before = match issued_before {
+        None => None,
+        Some(at) => Some(seconds(at).ok_or_else(|| invalid("`issued_before` is no instant"))?),
+    };
     let author = admitted.question.author().to_string();
     Ok((Asked { request_id, selector, issued_before, reason, author, life }, confirm))
 }
