@@ -88,6 +88,11 @@ impl GrantApi {
             _ => Ok(grant),
         }
     }
+    /// As it stands by the time that grants are judged by.
+    fn shown(&self, grant: &Grant) -> v1::Grant {
+        shown(grant, self.control.grants.now(clock::now()))
+    }
+
 }
 
 /// Who owns a workload by the registry in force.
@@ -132,7 +137,7 @@ impl GrantService for GrantApi {
             self.work(move |control| control.grants.request(&control.journal, &asked, ceiling, clock::now())).await?;
         admitted.note(format!("request {} of {}", grant.id, grant.subject));
         let volatile = !self.control.journal.is_durable();
-        Ok(Response::new(RequestGrantResponse { grant: Some(shown(&grant)), repeated, volatile }))
+        Ok(Response::new(RequestGrantResponse { grant: Some(self.shown(&grant)), repeated, volatile }))
     }
 
     async fn approve(&self, request: Request<ApproveGrantRequest>) -> Result<Response<ApproveGrantResponse>, Status> {
@@ -152,7 +157,7 @@ impl GrantService for GrantApi {
             Fate::Open => format!("approved {}, {left} more needed", grant.id),
             _ => format!("granted {} to {}", grant.id, grant.subject),
         });
-        Ok(Response::new(ApproveGrantResponse { grant: Some(shown(&grant)) }))
+        Ok(Response::new(ApproveGrantResponse { grant: Some(self.shown(&grant)) }))
     }
 
     async fn deny(&self, request: Request<DenyGrantRequest>) -> Result<Response<DenyGrantResponse>, Status> {
@@ -166,7 +171,7 @@ impl GrantService for GrantApi {
         let closed = Closed { by, at: clock::now(), reason };
         let grant = self.work(move |control| control.grants.close(&control.journal, grant.id, &closed, true)).await?;
         admitted.note(format!("denied {} of {}", grant.id, grant.subject));
-        Ok(Response::new(DenyGrantResponse { grant: Some(shown(&grant)) }))
+        Ok(Response::new(DenyGrantResponse { grant: Some(self.shown(&grant)) }))
     }
 
     async fn end(&self, request: Request<EndGrantRequest>) -> Result<Response<EndGrantResponse>, Status> {
@@ -184,7 +189,7 @@ impl GrantService for GrantApi {
             .await?;
         admitted.note(format!("ended {} of {}", grant.id, grant.subject));
         let streams = u64::try_from(streams).unwrap_or(u64::MAX);
-        Ok(Response::new(EndGrantResponse { grant: Some(shown(&grant)), streams }))
+        Ok(Response::new(EndGrantResponse { grant: Some(self.shown(&grant)), streams }))
     }
 
     async fn list(&self, request: Request<ListGrantsRequest>) -> Result<Response<ListGrantsResponse>, Status> {
@@ -217,7 +222,7 @@ impl GrantService for GrantApi {
         let more = found.len() > size;
         found.truncate(size);
         let next_page_token = found.last().filter(|_| more).map(|last| last.rev.to_string()).unwrap_or_default();
-        Ok(Response::new(ListGrantsResponse { grants: found.iter().map(|grant| shown(grant)).collect(), next_page_token }))
+        Ok(Response::new(ListGrantsResponse { grants: found.iter().map(|grant| self.shown(grant)).collect(), next_page_token }))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchGrantsResponse, Status>> + Send>>;
@@ -243,7 +248,7 @@ impl GrantService for GrantApi {
                 let grants = control.grants.list(0, usize::MAX, |grant| subject.is_empty() || *grant.subject == *subject);
                 let seen: HashSet<_> = grants.iter().map(|grant| mark(grant, now)).collect();
                 for grant in grants.iter().filter(|grant| !known.contains(&mark(grant, now))) {
-                    let event = WatchGrantsResponse { grant: Some(shown(grant)) };
+                    let event = WatchGrantsResponse { grant: Some(shown(grant, now)) };
                     if told.send(Ok(event)).await.is_err() {
                         return;
                     }
@@ -303,7 +308,7 @@ impl TaskService for GrantApi {
             .await?;
         admitted.note(format!("grants that ended with it: {}", grants.len()));
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let grants = grants.iter().map(|grant| shown(grant)).collect();
+        let grants = grants.iter().map(|grant| self.shown(grant)).collect();
         Ok(Response::new(EndTaskResponse { grants, sessions: count(ended), streams: count(streams) }))
     }
 }
@@ -381,7 +386,7 @@ fn refused(error: &GrantError) -> Status {
     }
 }
 
-fn shown(grant: &Grant) -> v1::Grant {
+fn shown(grant: &Grant, now: Now) -> v1::Grant {
     let Grant { id, rev, subject, owner, scope, life, reason, ticket, requested_by, denied, at, approvals, needed, fate, .. } =
         grant;
     let Scope { actions, resources, tenant, task, max_uses } = scope;
@@ -393,7 +398,7 @@ fn shown(grant: &Grant) -> v1::Grant {
     v1::Grant {
         id: id.to_string(),
         rev: *rev,
-        state: grant.standing(clock::now()).as_str().to_owned(),
+        state: grant.standing(now).as_str().to_owned(),
         scope: Some(v1::Scope {
             subject: (**subject).to_owned(),
             actions: texts(actions),
