@@ -1,6 +1,11 @@
 //! Grants and tasks: asked for by workloads and people, approved by people, ended by either.
 
-use std::{collections::HashSet, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, task::spawn_blocking, time::sleep};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -38,6 +43,9 @@ const MAX_PAGE: usize = 1000;
 /// How often a watcher is told what has changed, and how much may wait for it.
 const TELL: Duration = Duration::from_millis(250);
 const FEED: usize = 64;
+/// Watchers at a time, and those of one caller: each looks through all grants now and then, and asks the policy.
+const WATCHERS: usize = 512;
+const WATCHERS_OF_ONE: usize = 16;
 
 #[derive(Clone)]
 pub struct GrantApi {
@@ -48,6 +56,7 @@ pub struct GrantApi {
     sessions: Option<Arc<Sessions>>,
     /// Ends the streams that rest on what is over.
     cut: Cut,
+    watchers: Watchers,
     stop: CancellationToken,
 }
 
@@ -60,7 +69,7 @@ impl GrantApi {
         cut: Cut,
         stop: CancellationToken,
     ) -> Self {
-        Self { guard, control, policies, sessions, cut, stop }
+        Self { guard, control, policies, sessions, cut, watchers: Watchers::default(), stop }
     }
 
     /// Works where it may block.
@@ -233,9 +242,12 @@ impl GrantService for GrantApi {
             Author::Workload(own) => own,
             _ => admitted.message.subject.clone(),
         };
+        let place = self.watchers.place(admitted.question.author().to_string());
+        let place = place.ok_or_else(|| Status::resource_exhausted("enough watch already; list the grants instead"))?;
         let (told, events) = mpsc::channel(FEED);
         let (control, guard, question) = (self.control.clone(), Arc::clone(&self.guard), admitted.question);
         let follow = async move {
+            let _place = place;
             let mut known: HashSet<(Uuid, &'static str, u32, usize)> = HashSet::new();
             loop {
                 // Who may not watch any more is told nothing any more.
@@ -268,6 +280,42 @@ impl GrantService for GrantApi {
         };
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(follow));
         Ok(Response::new(Box::pin(ReceiverStream::new(events))))
+    }
+}
+
+/// Who watches, and how often.
+#[derive(Clone, Default)]
+struct Watchers(Arc<Mutex<HashMap<String, usize>>>);
+
+/// A watcher's; free again when dropped.
+struct Place(Watchers, String);
+
+impl Watchers {
+    fn place(&self, caller: String) -> Option<Place> {
+        let mut watching = self.watching();
+        let own = watching.get(&caller).copied().unwrap_or_default();
+        if own >= WATCHERS_OF_ONE || watching.values().sum::<usize>() >= WATCHERS {
+            return None;
+        }
+        watching.insert(caller.clone(), own + 1);
+        drop(watching);
+        Some(Place(self.clone(), caller))
+    }
+
+    fn watching(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut watching = self.0.watching();
+        if let Some(own) = watching.get_mut(&self.1) {
+            *own -= 1;
+            if *own == 0 {
+                watching.remove(&self.1);
+            }
+        }
     }
 }
 
