@@ -107,7 +107,7 @@ impl Ledger {
             return Err(GrantError::Subject);
         }
         let owner = owner.filter(|owner| !owner.is_empty()).ok_or(GrantError::NoOwner)?;
-        if by.owns(owner) {
+        if by.may_own(owner) {
             return Err(GrantError::Owner);
         }
         let ceiling = ceiling.ok_or(GrantError::Ceiling)?;

@@ -44,9 +44,14 @@ impl Author {
 }
 
 impl Person {
-    /// Whether the two are one: of one issuer and subject, or of one name, whoever says so.
+    /// Whether the two are one: of one issuer and subject, or of one name, whoever says so and however it is written.
     pub fn is(&self, other: &Self) -> bool {
-        (self.issuer == other.issuer && self.subject == other.subject) || self.name == other.name
+        (self.issuer == other.issuer && self.subject == other.subject) || is_same(&self.name, &other.name)
+    }
+
+    /// Whether the two may be one, to be held apart: a registry written by hand spells an address otherwise than a token.
+    pub fn may_own(&self, owner: &str) -> bool {
+        is_same(&self.name, owner) || self.groups.iter().any(|group| is_same(group, owner))
     }
 
     /// Whether `owner` names the person or one of its groups.
@@ -59,6 +64,10 @@ impl Person {
         let texts = [&self.issuer, &self.subject, &self.name].into_iter().chain(&self.acr);
         texts.into_iter().all(|text| text.len() <= MAX_TEXT)
     }
+}
+
+fn is_same(one: &str, other: &str) -> bool {
+    one.to_lowercase() == other.to_lowercase()
 }
 
 impl fmt::Display for Author {
