@@ -294,7 +294,8 @@ pub enum GrantError {
     #[error("`{0}` is no resource like `customer`, `customer/42` or `customer/4*`, of at most {MAX_TEXT} bytes")]
     Resource(String),
     #[error(
-        "give a reason, of at most {MAX_REASON} bytes; ticket, task and tenant have at most {MAX_TEXT}, `request_id` {MAX_REQUEST_ID}"
+        "give a reason, of at most {MAX_REASON} bytes; ticket, task and tenant have at most {MAX_TEXT}, `request_id` \
+         {MAX_REQUEST_ID}; none has control characters"
     )]
     Text,
     #[error("the catalogue lets a grant of these actions last {} s at most, and for a time above zero", .0.as_secs())]
@@ -425,7 +426,7 @@ impl Grants {
     /// # Errors
     /// When it is over already.
     pub fn close(&self, journal: &Journal, id: Uuid, closed: &Closed, denied: bool) -> Result<Arc<Grant>, GrantError> {
-        if closed.reason.len() > MAX_REASON {
+        if closed.reason.len() > MAX_REASON || !closed.reason.lines().all(is_plain) {
             return Err(GrantError::Text);
         }
         journal.append(entry::CLOSE, closed.at, || {
@@ -451,7 +452,7 @@ impl Grants {
         subject: Option<&str>,
         closed: &Closed,
     ) -> Result<Vec<Arc<Grant>>, GrantError> {
-        if closed.reason.len() > MAX_REASON {
+        if closed.reason.len() > MAX_REASON || !closed.reason.lines().all(is_plain) {
             return Err(GrantError::Text);
         }
         let mut ends = Vec::new();
@@ -556,11 +557,12 @@ fn check(asked: &Asked, ceiling: Ceiling) -> Result<Duration, GrantError> {
         return Err(GrantError::Resource(wrong.chars().take(64).collect()));
     }
     let short = |text: &str, most: usize| text.len() <= most;
-    let named = [tenant, task].into_iter().flatten().all(|text| !text.is_empty() && short(text, MAX_TEXT));
+    let named = [tenant, task].into_iter().flatten().all(|text| !text.is_empty() && short(text, MAX_TEXT) && is_plain(text));
     if reason.trim().is_empty()
         || !short(reason, MAX_REASON)
         || !named
         || !short(ticket, MAX_TEXT)
+            && is_plain(text)
         || !short(request_id, MAX_REQUEST_ID)
         || actions.iter().any(|action| !short(action, MAX_TEXT))
     {
@@ -573,9 +575,16 @@ fn check(asked: &Asked, ceiling: Ceiling) -> Result<Duration, GrantError> {
     let life = life.unwrap_or(DEFAULT_LIFE.min(ceiling.life));
     if life.is_zero() || life > ceiling.life {
         return Err(GrantError::Life(ceiling.life));
+        || !reason.lines().chain([ticket.as_str(), request_id]).all(is_plain)
     }
     Ok(life)
 }
 
 #[cfg(test)]
 mod tests;
+/// Whether a text shows as what it is, to whoever has to approve it.
+fn is_plain(text: &str) -> bool {
+    let hidden = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !text.contains(hidden)
+}
+

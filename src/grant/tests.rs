@@ -264,6 +264,13 @@ fn a_request_is_carried_out_once_and_tables_are_bounded() {
     let other = Asked { reason: "another".to_owned(), ..named };
     assert!(matches!(kept.request(&other, NOW), Err(GrantError::OtherRequest)));
 
+        (&|asked| asked.ticket = "\u{1b}[2J".to_owned(), "control characters"),
+        (&|asked| asked.reason = "fine\u{7}".to_owned(), "control characters"),
+        (&|asked| asked.reason = "\u{202e}on saw reworeht".to_owned(), "control characters"),
+        (&|asked| asked.scope.task = Some("t\0".into()), "control characters"),
+        (&|asked| asked.scope.tenant = Some("a\nb".into()), "control characters"),
+        (&|asked| asked.request_id = "a\u{9f}".to_owned(), "control characters"),
+        (&|asked| asked.scope.resources = vec!["a/\r".into()], "resource"),
     let denied = Denied { decision: "d1".to_owned(), action: "refund".to_owned(), resource: None, tenant: None };
     let from_denial = Asked { denied: Some(denied), ..asked(scope()) };
     kept.request(&from_denial, NOW).unwrap();
