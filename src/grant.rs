@@ -342,6 +342,8 @@ pub enum GrantError {
     UnknownTask,
     #[error("no use of it is left")]
     UsedUp,
+    #[error("the clock was set back, and what is granted now would be over by the time it showed before; set it right, or wait")]
+    Clock,
     #[error("{0}")]
     State(Arc<StateError>),
 }
@@ -408,14 +410,18 @@ impl Grants {
     /// # Errors
     /// When it is not for this person to approve it, or nothing is there to approve.
     pub fn approve(&self, journal: &Journal, approving: Approving<'_>, now: Now) -> Result<Arc<Grant>, GrantError> {
-        let now = self.now(now);
+        // It ends by the clock as it is: one that was ahead for a while makes no grant longer.
+        let (by_clock, now) = (now, self.now(now));
         journal.append(entry::APPROVE, now, || {
             let ledger = self.ledger();
             let grant = ledger.find(approving.grant)?;
             ledger.may_approve(&grant, approving, now)?;
             let needed = approving.ceiling.map_or(grant.needed, |ceiling| ceiling.approvals.max(grant.needed));
             let is_last = grant.approvals.len().saturating_add(1) >= usize::try_from(needed).unwrap_or(usize::MAX);
-            let until = is_last.then(|| now.after(grant.life));
+            let until = is_last.then(|| by_clock.after(grant.life));
+            if until.is_some_and(|until| until <= now) {
+                return Err(GrantError::Clock);
+            }
             Ok::<_, GrantError>(Some(Approve::new(grant.id, approving.by, until, now).bytes()))
         })?;
         self.find(approving.grant)

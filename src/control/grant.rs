@@ -426,7 +426,7 @@ fn refused(error: &GrantError) -> Status {
         | GrantError::Renewal => Status::permission_denied(text),
         GrantError::TooManyOpen(_) | GrantError::TooManyOfSubject(_) | GrantError::Full => Status::resource_exhausted(text),
         GrantError::Unknown | GrantError::UnknownTask => Status::not_found(text),
-        GrantError::NotOpen(_) | GrantError::OverAlready(_) | GrantError::Ceiling | GrantError::UsedUp => {
+        GrantError::NotOpen(_) | GrantError::OverAlready(_) | GrantError::Ceiling | GrantError::Clock | GrantError::UsedUp => {
             Status::failed_precondition(text)
         }
         GrantError::State(source) if matches!(**source, StateError::NotDurable) => Status::failed_precondition(text),

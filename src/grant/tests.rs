@@ -404,7 +404,11 @@ fn grants_survive_a_restart_and_a_clock_that_is_set_brings_none_back() {
     assert_eq!((kept.live(at(3571)), kept.live(at(3601))), (0, 0), "what has ended stays so");
     let renewed = kept.request(&asked(scope()), at(3571)).unwrap();
     let renewed = kept.approve(&renewed, &person("carol"), at(3571)).unwrap();
-    assert!(renewed.until().unwrap() <= at(3601 + 3600), "no longer than it was asked for");
+    assert_eq!(renewed.until(), Some(at(3571 + 3600)), "no longer than it was asked for");
+    let other_task = Scope { task: Some("t2".into()), ..scope() };
+    let short = kept.request(&Asked { life: Some(Duration::from_secs(30)), ..asked(other_task) }, at(3571)).unwrap();
+    assert!(matches!(kept.approve(&short, &person("carol"), at(3571)), Err(GrantError::Clock)), "it would be over by now");
+    assert_eq!(kept.approve(&short, &person("carol"), at(3572)).unwrap().until(), Some(at(3602)));
 }
 
 #[test]
