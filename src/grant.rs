@@ -45,6 +45,8 @@ const MAX: usize = 250_000;
 const MAX_OF_SUBJECT: usize = 64;
 const OPEN_OF_SUBJECT: usize = 8;
 const OPEN_OF_OWNER: usize = 64;
+/// Requests of one requester that are kept and that nobody approved: who asks and takes back without end leaves room for others.
+const MAX_OF_REQUESTER: usize = 2_000;
 /// Most actions and resources of one grant.
 const MAX_SCOPE: usize = 16;
 /// Longest texts, in bytes.
@@ -316,6 +318,8 @@ pub enum GrantError {
     TooManyOpen(String),
     #[error("{0} has as many grants as there may be of one subject ({MAX_OF_SUBJECT})")]
     TooManyOfSubject(Arc<str>),
+    #[error("as many requests of one requester that nobody approved are kept as there may be ({MAX_OF_REQUESTER})")]
+    TooManyOfRequester,
     #[error("as many grants are kept as there may be ({MAX})")]
     Full,
     #[error("there is no such grant, or not any more")]
@@ -338,12 +342,12 @@ pub enum GrantError {
     Renewal,
     #[error("the catalogue does not know all of its actions any more, or permits less than was asked for")]
     Ceiling,
+    #[error("the clock was set back, and what is granted now would be over by the time it showed before; set it right, or wait")]
+    Clock,
     #[error("there is no such task")]
     UnknownTask,
     #[error("no use of it is left")]
     UsedUp,
-    #[error("the clock was set back, and what is granted now would be over by the time it showed before; set it right, or wait")]
-    Clock,
     #[error("{0}")]
     State(Arc<StateError>),
 }
@@ -558,6 +562,7 @@ fn check(asked: &Asked, ceiling: Ceiling) -> Result<Duration, GrantError> {
             && !kind.contains('*')
             && !rest.is_empty()
             && !starred.contains('*')
+            && is_plain(text)
     };
     if let Some(wrong) = resources.iter().find(|text| !is_resource(text)) {
         return Err(GrantError::Resource(wrong.chars().take(64).collect()));
@@ -568,9 +573,9 @@ fn check(asked: &Asked, ceiling: Ceiling) -> Result<Duration, GrantError> {
         || !short(reason, MAX_REASON)
         || !named
         || !short(ticket, MAX_TEXT)
-            && is_plain(text)
         || !short(request_id, MAX_REQUEST_ID)
         || actions.iter().any(|action| !short(action, MAX_TEXT))
+        || !reason.lines().chain([ticket.as_str(), request_id]).all(is_plain)
     {
         return Err(GrantError::Text);
     }
@@ -581,16 +586,15 @@ fn check(asked: &Asked, ceiling: Ceiling) -> Result<Duration, GrantError> {
     let life = life.unwrap_or(DEFAULT_LIFE.min(ceiling.life));
     if life.is_zero() || life > ceiling.life {
         return Err(GrantError::Life(ceiling.life));
-        || !reason.lines().chain([ticket.as_str(), request_id]).all(is_plain)
     }
     Ok(life)
 }
 
-#[cfg(test)]
-mod tests;
 /// Whether a text shows as what it is, to whoever has to approve it.
 fn is_plain(text: &str) -> bool {
     let hidden = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     !text.contains(hidden)
 }
 
+#[cfg(test)]
+mod tests;

@@ -88,6 +88,11 @@ impl GrantApi {
         self.policies.current().ok_or_else(|| Status::unavailable("no policy is in force, so no action is known"))
     }
 
+    /// As it stands by the time that grants are judged by.
+    fn shown(&self, grant: &Grant) -> v1::Grant {
+        shown(grant, self.control.grants.now(clock::now()))
+    }
+
     /// A workload has to do with its own grants only.
     async fn find(&self, id: &str, author: &Author) -> Result<Arc<Grant>, Status> {
         let id = id_of(id)?;
@@ -97,11 +102,6 @@ impl GrantApi {
             _ => Ok(grant),
         }
     }
-    /// As it stands by the time that grants are judged by.
-    fn shown(&self, grant: &Grant) -> v1::Grant {
-        shown(grant, self.control.grants.now(clock::now()))
-    }
-
 }
 
 /// Who owns a workload by the registry in force.
@@ -424,7 +424,9 @@ fn refused(error: &GrantError) -> Status {
         | GrantError::NoOwner
         | GrantError::Twice(_)
         | GrantError::Renewal => Status::permission_denied(text),
-        GrantError::TooManyOpen(_) | GrantError::TooManyOfSubject(_) | GrantError::Full => Status::resource_exhausted(text),
+        GrantError::TooManyOpen(_) | GrantError::TooManyOfSubject(_) | GrantError::TooManyOfRequester | GrantError::Full => {
+            Status::resource_exhausted(text)
+        }
         GrantError::Unknown | GrantError::UnknownTask => Status::not_found(text),
         GrantError::NotOpen(_) | GrantError::OverAlready(_) | GrantError::Ceiling | GrantError::Clock | GrantError::UsedUp => {
             Status::failed_precondition(text)

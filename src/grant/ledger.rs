@@ -10,7 +10,8 @@ use foldhash::quality::RandomState;
 use uuid::Uuid;
 
 use super::{
-    Approving, Asked, Fate, Grant, GrantError, MAX, MAX_OF_SUBJECT, OPEN_OF_OWNER, OPEN_OF_SUBJECT, Snapshot, Standing,
+    Approving, Asked, Fate, Grant, GrantError, MAX, MAX_OF_REQUESTER, MAX_OF_SUBJECT, OPEN_OF_OWNER, OPEN_OF_SUBJECT, Snapshot,
+    Standing,
     entry::{self, Approve, Close, Requested, TaskEnd, Use},
 };
 use crate::{clock::Now, identity::author::Author, state::Entry};
@@ -21,6 +22,8 @@ pub(super) struct Ledger {
     revs: HashMap<Uuid, u64, RandomState>,
     of_subject: HashMap<Arc<str>, Vec<u64>, RandomState>,
     requests: HashMap<String, u64, RandomState>,
+    /// How many of them each has asked for that nobody has approved.
+    of_requester: HashMap<String, usize, RandomState>,
     /// Denials that were asked about.
     decisions: HashSet<String, RandomState>,
     /// Requests that wait, or have waited in vain.
@@ -79,18 +82,22 @@ impl Ledger {
         if open >= OPEN_OF_SUBJECT {
             return Err(GrantError::TooManyOpen(asked.subject.clone()));
         }
-        if asked.owner.as_ref().is_some_and(|owner| self.open_of_owner(owner, now) >= OPEN_OF_OWNER) {
+        // Workloads without an owner share one bound too, or whoever makes them up has none.
+        if self.open_of_owner(asked.owner.as_deref(), now) >= OPEN_OF_OWNER {
             return Err(GrantError::TooManyOpen("one owner's workloads".to_owned()));
         }
         if counted >= MAX_OF_SUBJECT {
             return Err(GrantError::TooManyOfSubject(asked.subject.as_str().into()));
         }
+        if self.of_requester.get(&requester(&asked.by)).is_some_and(|kept| *kept >= MAX_OF_REQUESTER) {
+            return Err(GrantError::TooManyOfRequester);
+        }
         if self.by_rev.len() >= MAX { Err(GrantError::Full) } else { Ok(()) }
     }
 
-    fn open_of_owner(&self, owner: &str, now: Now) -> usize {
+    fn open_of_owner(&self, owner: Option<&str>, now: Now) -> usize {
         let open = self.open.iter().filter_map(|rev| self.by_rev.get(rev));
-        open.filter(|grant| grant.owner.as_deref() == Some(owner) && grant.standing(now) == Standing::Open).count()
+        open.filter(|grant| grant.owner.as_deref() == owner && grant.standing(now) == Standing::Open).count()
     }
 
     /// Whether this person may approve it now.
@@ -182,6 +189,7 @@ impl Ledger {
         if !grant.request_id.is_empty() {
             self.requests.insert(grant.request_id.clone(), rev);
         }
+        *self.of_requester.entry(requester(&grant.requested_by)).or_default() += 1;
         if let Some(denied) = &grant.denied {
             self.decisions.insert(denied.decision.clone());
         }
@@ -192,13 +200,27 @@ impl Ledger {
 
     fn change(&mut self, id: Uuid, snapshot: &mut Snapshot, change: impl FnOnce(&mut Grant)) {
         let Some(grant) = self.revs.get(&id).and_then(|rev| self.by_rev.get_mut(rev)) else { return };
+        let was_alone = grant.approvals.is_empty();
         change(Arc::make_mut(grant));
         let grant = Arc::clone(grant);
+        if was_alone && !grant.approvals.is_empty() {
+            self.count_no_more(&grant);
+        }
         if grant.fate != Fate::Open {
             self.open.remove(&grant.rev);
         }
         snapshot.put(&grant);
         self.look_at(&grant);
+    }
+
+    fn count_no_more(&mut self, grant: &Grant) {
+        let requester = requester(&grant.requested_by);
+        if let Some(kept) = self.of_requester.get_mut(&requester) {
+            *kept -= 1;
+            if *kept == 0 {
+                self.of_requester.remove(&requester);
+            }
+        }
     }
 
     fn look_at(&mut self, grant: &Grant) {
@@ -245,6 +267,9 @@ impl Ledger {
             self.revs.remove(&grant.id);
             self.open.remove(&grant.rev);
             self.requests.remove(&grant.request_id);
+            if grant.approvals.is_empty() {
+                self.count_no_more(&grant);
+            }
             if let Some(denied) = &grant.denied {
                 self.decisions.remove(&denied.decision);
             }
@@ -255,6 +280,14 @@ impl Ledger {
                 }
             }
         }
+    }
+}
+
+/// What a requester is counted by.
+fn requester(author: &Author) -> String {
+    match author {
+        Author::Person(person) => format!("{}#{}", person.issuer, person.subject),
+        Author::Unix(_) | Author::Workload(_) => author.to_string(),
     }
 }
 

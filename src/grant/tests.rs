@@ -198,6 +198,33 @@ fn critical_actions_need_two_people() {
 }
 
 #[test]
+fn who_asks_and_takes_back_without_end_stands_in_nobody_s_way() {
+    let kept = Kept::volatile();
+    let own = Asked { by: Author::Workload(AGENT.to_owned()), ..asked(scope()) };
+    let refused = (0..=MAX_OF_REQUESTER).find_map(|_| match kept.request(&own, NOW) {
+        Ok(open) => kept.grants.close(&kept.journal, open.id, &closed(NOW), false).map(|_| ()).err(),
+        Err(error) => Some(error),
+    });
+    assert!(matches!(refused, Some(GrantError::TooManyOfRequester)), "{refused:?}");
+    assert_eq!(kept.grants.list(0, usize::MAX, |_| true).len(), MAX_OF_REQUESTER);
+    kept.request(&asked(scope()), NOW).unwrap();
+    Fact::sweep(&*kept.grants, at(24 * 3600));
+    kept.request(&own, at(24 * 3600)).unwrap();
+}
+
+#[test]
+fn people_are_held_apart_however_their_names_are_written() {
+    let kept = Kept::volatile();
+    let open = kept.request(&asked(scope()), NOW).unwrap();
+    let elsewhere = |name: &str| Person { issuer: "https://other.example".to_owned(), name: name.to_owned(), ..person("x") };
+    assert!(matches!(kept.approve(&open, &elsewhere("Alice@Example.org"), at(1)), Err(GrantError::Requester)));
+    assert!(matches!(kept.approve(&open, &elsewhere("Team-Shop"), at(1)), Err(GrantError::Owner)));
+    let member = Person { groups: vec!["TEAM-SHOP".to_owned()], ..person("bob") };
+    assert!(matches!(kept.approve(&open, &member, at(1)), Err(GrantError::Owner)));
+    kept.approve(&open, &person("bob"), at(1)).unwrap();
+}
+
+#[test]
 fn nobody_renews_for_themselves() {
     let kept = Kept::volatile();
     let own = Asked { by: Author::Workload(AGENT.to_owned()), ..asked(scope()) };
@@ -237,6 +264,13 @@ fn what_is_not_in_order_is_not_asked_for() {
         (&|asked| asked.reason = " ".to_owned(), "reason"),
         (&|asked| asked.reason.clone_from(&long), "reason"),
         (&|asked| asked.ticket.clone_from(&long), "ticket"),
+        (&|asked| asked.ticket = "\u{1b}[2J".to_owned(), "control characters"),
+        (&|asked| asked.reason = "fine\u{7}".to_owned(), "control characters"),
+        (&|asked| asked.reason = "\u{202e}on saw reworeht".to_owned(), "control characters"),
+        (&|asked| asked.scope.task = Some("t\0".into()), "control characters"),
+        (&|asked| asked.scope.tenant = Some("a\nb".into()), "control characters"),
+        (&|asked| asked.request_id = "a\u{9f}".to_owned(), "control characters"),
+        (&|asked| asked.scope.resources = vec!["a/\r".into()], "resource"),
         (&|asked| asked.life = Some(Duration::from_secs(3601)), "3600 s"),
         (&|asked| asked.life = Some(Duration::ZERO), "3600 s"),
         (&|asked| asked.scope.max_uses = Some(0), "uses"),
@@ -264,13 +298,6 @@ fn a_request_is_carried_out_once_and_tables_are_bounded() {
     let other = Asked { reason: "another".to_owned(), ..named };
     assert!(matches!(kept.request(&other, NOW), Err(GrantError::OtherRequest)));
 
-        (&|asked| asked.ticket = "\u{1b}[2J".to_owned(), "control characters"),
-        (&|asked| asked.reason = "fine\u{7}".to_owned(), "control characters"),
-        (&|asked| asked.reason = "\u{202e}on saw reworeht".to_owned(), "control characters"),
-        (&|asked| asked.scope.task = Some("t\0".into()), "control characters"),
-        (&|asked| asked.scope.tenant = Some("a\nb".into()), "control characters"),
-        (&|asked| asked.request_id = "a\u{9f}".to_owned(), "control characters"),
-        (&|asked| asked.scope.resources = vec!["a/\r".into()], "resource"),
     let denied = Denied { decision: "d1".to_owned(), action: "refund".to_owned(), resource: None, tenant: None };
     let from_denial = Asked { denied: Some(denied), ..asked(scope()) };
     kept.request(&from_denial, NOW).unwrap();
@@ -284,6 +311,9 @@ fn a_request_is_carried_out_once_and_tables_are_bounded() {
     assert_eq!(open + OPEN_OF_SUBJECT, OPEN_OF_OWNER, "one owner's subjects share a bound");
     let elsewhere = Asked { owner: Some("others".to_owned()), ..of(1000) };
     kept.request(&elsewhere, NOW).unwrap();
+    let unowned = |number: usize| Asked { owner: None, ..of(2000 + number) };
+    let open = (0..=OPEN_OF_OWNER).take_while(|number| kept.request(&unowned(*number), NOW).is_ok()).count();
+    assert_eq!(open, OPEN_OF_OWNER, "so do those of nobody");
 }
 
 #[test]
