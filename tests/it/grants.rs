@@ -50,28 +50,34 @@ doorward:
     spiffe://example.org/other: {owner: olga@example.org}
     spiffe://example.org/unowned: {}
 ";
-const AGENT: &str = "spiffe://example.org/agent";
+pub const AGENT: &str = "spiffe://example.org/agent";
 
-struct World {
-    doorward: Doorward,
+/// A doorward whose grants people approve, with all who ask.
+pub struct World {
+    pub doorward: Doorward,
     /// The socket, and the address over TCP.
-    control: String,
-    remote: String,
-    people: Signer,
-    strangers: Signer,
-    folder: TempDir,
+    pub control: String,
+    pub remote: String,
+    pub people: Signer,
+    pub strangers: Signer,
+    pub folder: TempDir,
 }
 
 /// How a call was decided.
-struct Decided {
-    allowed: bool,
-    id: String,
-    body: Value,
-    input: Value,
+pub struct Decided {
+    pub allowed: bool,
+    pub id: String,
+    pub body: Value,
+    pub input: Value,
 }
 
 impl World {
-    fn start(top: &str) -> Self {
+    pub fn start(top: &str) -> Self {
+        Self::start_with(top, "control.redb", &[])
+    }
+
+    /// With its control log elsewhere, and an environment.
+    pub fn start_with(top: &str, log: &str, env: &[(&str, &str)]) -> Self {
         let (folder, people, authority) = (TempDir::new().unwrap(), Signer::new("people"), Ca::new("example.org"));
         let path = |name: &str| folder.path().join(name);
         let server = authority.leaf(|params| {
@@ -91,20 +97,21 @@ impl World {
              audiences: [doorward]\n      keys: {{file: {folder_path}/people.jwks}}\n"
         );
         let top = format!(
-            "{control_part}state: {{memory: {{file: control.redb}}}}\nsessions: {{sole: true, snapshot: sessions.jsonl}}\n{top}"
+            "{control_part}state: {{memory: {{file: {log}}}}}\nsessions: {{sole: true, snapshot: sessions.jsonl}}\n{top}"
         );
         let files = [("documents.yaml", DOCUMENTS)];
         let listener = "  placement: gateway\n";
-        let doorward = Doorward::start(&Setup { policy: Some(POLICY), files: &files, top: &top, listener, ..Setup::default() });
+        let doorward =
+            Doorward::start(&Setup { policy: Some(POLICY), files: &files, top: &top, listener, env, ..Setup::default() });
         doorward.wait_ready();
         Self { doorward, control, remote, people, strangers: Signer::new("people"), folder }
     }
 
-    fn svid(&self, path: &str) -> Leaf {
+    pub fn svid(&self, path: &str) -> Leaf {
         self.doorward.ca.svid(&format!("spiffe://example.org/{path}"))
     }
 
-    async fn call(&self, leaf: &Leaf, path: &str, headers: &[(&str, &str)]) -> Decided {
+    pub async fn call(&self, leaf: &Leaf, path: &str, headers: &[(&str, &str)]) -> Decided {
         let check = Check::http("POST", path).certificate(&leaf.url_encoded());
         let check = headers.iter().fold(check, |check, (name, value)| check.header(name, value));
         let answer = Answer::read(self.doorward.check(check.0).await.unwrap());
@@ -116,16 +123,16 @@ impl World {
         }
     }
 
-    fn reason(&self, decided: &Decided) -> String {
+    pub fn reason(&self, decided: &Decided) -> String {
         self.doorward.record(&decided.id)["body"]["reason"].as_str().unwrap().to_owned()
     }
 
     /// The file with a token of a person, with changes.
-    fn token(&self, name: &str, change: &Value) -> String {
+    pub fn token(&self, name: &str, change: &Value) -> String {
         self.token_by(&self.people, name, change)
     }
 
-    fn token_by(&self, signer: &Signer, name: &str, change: &Value) -> String {
+    pub fn token_by(&self, signer: &Signer, name: &str, change: &Value) -> String {
         let mut claims = json!({
             "iss": "https://people.example", "aud": "doorward", "sub": format!("sub-{name}"),
             "email": format!("{name}@example.org"), "groups": ["sre"], "acr": "mfa",
@@ -136,17 +143,17 @@ impl World {
         path.display().to_string()
     }
 
-    fn person(&self, name: &str) -> String {
+    pub fn person(&self, name: &str) -> String {
         self.token(name, &json!({}))
     }
 
     /// A command at the socket.
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
         command(args).args(["--control", &self.control]).output().unwrap()
     }
 
     /// The same over TCP, with an SVID where there is one.
-    fn remote(&self, leaf: Option<&Leaf>, args: &[&str]) -> Output {
+    pub fn remote(&self, leaf: Option<&Leaf>, args: &[&str]) -> Output {
         let mut command = command(args);
         command.args(["--control", &self.remote, "--ca"]).arg(self.folder.path().join("ca.pem"));
         if let Some(leaf) = leaf {
@@ -157,17 +164,17 @@ impl World {
     }
 
     /// Asked for by a person, for the agent.
-    fn ask(&self, args: &[&str]) -> String {
+    pub fn ask(&self, args: &[&str]) -> String {
         let token = self.person("alice");
         let base = ["grant", "request", "--subject", AGENT, "--reason", "case 4711", "--output", "json", "--token-file", &token];
         json_of(&self.run(&[&base, args].concat()))["grant"]["id"].as_str().unwrap().to_owned()
     }
 
-    fn approve(&self, id: &str, person: &str) -> Output {
+    pub fn approve(&self, id: &str, person: &str) -> Output {
         self.run(&["grant", "approve", id, "--output", "json", "--token-file", &self.person(person)])
     }
 
-    fn granted(&self, args: &[&str]) -> String {
+    pub fn granted(&self, args: &[&str]) -> String {
         let id = self.ask(args);
         let grant = json_of(&self.approve(&id, "bob"));
         assert_eq!(grant["grant"]["state"], "live", "{grant}");
@@ -175,7 +182,7 @@ impl World {
     }
 
     /// The bodies of the records of our own API.
-    fn calls(&self) -> Vec<Value> {
+    pub fn calls(&self) -> Vec<Value> {
         let records = self.doorward.records().into_iter();
         records.filter(|record| record["kind"] == "control").map(|record| record["body"].clone()).collect()
     }
@@ -187,11 +194,11 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn json_of(output: &Output) -> Value {
+pub fn json_of(output: &Output) -> Value {
     assert!(output.status.success(), "{}", text(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }

@@ -5,6 +5,7 @@ pub mod alertmanager;
 pub mod ca;
 pub mod check;
 pub mod client;
+pub mod control;
 pub mod doorward;
 pub mod envoy;
 pub mod issuer;

@@ -17,6 +17,7 @@ mod harness;
 mod attacks;
 mod cases;
 mod control;
+mod control_attacks;
 mod grants;
 mod inventory;
 mod neighbours;
