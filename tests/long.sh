@@ -18,6 +18,10 @@ RACE_ROUNDS=10000 DOORWARD_BIN=$PWD/target/debug/doorward cargo test --locked --
 echo "== a million principals in the inventory"
 cargo test --locked --lib -- --ignored a_million_principals --test-threads=1 --nocapture
 
+echo "== 100 kills at a random moment"
+KILL_ROUNDS=100 DOORWARD_BIN=$PWD/target/debug/doorward \
+    cargo test --locked --test it -- control_kills::after_a_kill_at_any_moment --nocapture
+
 echo "== 1,000 live streams of each kind are cut"
 bash tests/peers.sh all
 STREAM_CUTS=1000 REQUIRE_PEERS=1 DOORWARD_BIN=$PWD/target/debug/doorward \

@@ -18,6 +18,7 @@ mod attacks;
 mod cases;
 mod control;
 mod control_attacks;
+mod control_kills;
 mod grants;
 mod inventory;
 mod neighbours;
