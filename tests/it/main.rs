@@ -24,6 +24,7 @@ mod inventory;
 mod neighbours;
 mod process;
 mod real_alerts;
+mod real_clock;
 mod real_envoy;
 mod real_issuers;
 mod real_opa_bundles;
