@@ -25,7 +25,7 @@ use spiffe::SpiffeId;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -46,6 +46,8 @@ const BACKLOG: usize = 64;
 /// TLS handshakes at a time, and the longest one.
 const HANDSHAKES: usize = 64;
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// Connections at a time to our own API over TCP, where anybody may begin one: what they hold must not be missing elsewhere.
+const REMOTES: usize = 256;
 /// Pause after a failed accept: with no file descriptor left, trying again at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -160,7 +162,14 @@ impl Listener {
         stop: CancellationToken,
     ) -> ReceiverStream<io::Result<Connection>> {
         let (admitted, connections) = mpsc::channel(BACKLOG);
-        let gate = Gate { callers, metrics, told: Arc::default(), admitted, handshakes: Arc::new(Semaphore::new(HANDSHAKES)) };
+        let gate = Gate {
+            callers,
+            metrics,
+            told: Arc::default(),
+            admitted,
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            remotes: Arc::new(Semaphore::new(REMOTES)),
+        };
         tokio::spawn(async move {
             let _file = self.file;
             let _ = stop.run_until_cancelled(gate.run(self.socket)).await;
@@ -223,6 +232,7 @@ struct Gate {
     told: Arc<AtomicI64>,
     admitted: mpsc::Sender<io::Result<Connection>>,
     handshakes: Arc<Semaphore>,
+    remotes: Arc<Semaphore>,
 }
 
 impl Gate {
@@ -268,9 +278,13 @@ impl Gate {
             (Callers::SpiffeIds(tls, allowed, trust), Connection::Tcp(stream)) => {
                 self.handshake(stream, tls, Admits::These(Arc::clone(allowed), Arc::clone(trust))).await;
             }
-            (Callers::Remote(tls, trust), Connection::Tcp(stream)) => {
-                self.handshake(stream, tls, Admits::Svids(Arc::clone(trust))).await;
-            }
+            (Callers::Remote(tls, trust), Connection::Tcp(stream)) => match Arc::clone(&self.remotes).try_acquire_owned() {
+                Ok(place) if self.handshakes.available_permits() > 0 => {
+                    self.handshake(stream, tls, Admits::Svids(Arc::clone(trust), place)).await;
+                }
+                // Who waits here keeps everybody else waiting.
+                Ok(_) | Err(_) => self.refuse(Transport::Tls, "too many connections to `control.remote`"),
+            },
             (Callers::AnyoneOverTls(tls), Connection::Tcp(stream)) => self.handshake(stream, tls, Admits::All).await,
             _ => self.refuse(Transport::Tcp, "this listener admits no caller of this kind"),
         }
@@ -286,6 +300,7 @@ impl Gate {
             told: Arc::clone(&self.told),
             admitted: self.admitted.clone(),
             handshakes: Arc::clone(&self.handshakes),
+            remotes: Arc::clone(&self.remotes),
         };
         tokio::spawn(async move {
             let _slot = slot;
@@ -300,8 +315,8 @@ impl Gate {
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let peer = match &admits {
                 Admits::All => None,
-                Admits::Svids(_) if certificates.is_empty() => None,
-                Admits::These(_, trust) | Admits::Svids(trust) => match caller::peer(certificates, trust, clock::now()) {
+                Admits::Svids(..) if certificates.is_empty() => None,
+                Admits::These(_, trust) | Admits::Svids(trust, _) => match caller::peer(certificates, trust, clock::now()) {
                     Ok(peer) => Some(peer),
                     Err(reason) => return gate.refuse(Transport::Tls, reason.as_str()),
                 },
@@ -311,7 +326,11 @@ impl Gate {
             {
                 return gate.refuse(Transport::Tls, &format!("`{}` is not in `callers.spiffe_ids`", peer.text));
             }
-            gate.hand_over(Connection::Tls(Box::new(stream), peer.map(Arc::new))).await;
+            let place = match admits {
+                Admits::Svids(_, place) => Some(place),
+                Admits::All | Admits::These(..) => None,
+            };
+            gate.hand_over(Connection::Tls(Box::new(stream), peer.map(Arc::new), place)).await;
         });
     }
 
@@ -348,8 +367,8 @@ impl Gate {
 /// Whom a handshake lets in.
 enum Admits {
     All,
-    /// Holders of any valid SVID, and who shows none.
-    Svids(Arc<TrustStore>),
+    /// Holders of any valid SVID, and who shows none, as long as there are places.
+    Svids(Arc<TrustStore>, OwnedSemaphorePermit),
     These(Arc<[SpiffeId]>, Arc<TrustStore>),
 }
 
@@ -366,8 +385,12 @@ pub enum Remote {
 pub enum Connection {
     Unix(UnixStream),
     Tcp(TcpStream),
-    /// With the caller, where it has shown who it is.
-    Tls(Box<TlsStream<TcpStream>>, Option<Arc<Peer>>),
+    /// With the caller, where it has shown who it is, and its place, where those are counted.
+    Tls(
+        Box<TlsStream<TcpStream>>,
+        Option<Arc<Peer>>,
+        #[expect(dead_code, reason = "given back when the connection goes")] Option<OwnedSemaphorePermit>,
+    ),
 }
 
 impl Connected for Connection {
@@ -376,8 +399,8 @@ impl Connected for Connection {
     fn connect_info(&self) -> Remote {
         match self {
             Self::Unix(stream) => stream.peer_cred().map_or(Remote::Unknown, Remote::Process),
-            Self::Tls(_, Some(peer)) => Remote::Workload(Arc::clone(peer)),
-            Self::Tcp(_) | Self::Tls(_, None) => Remote::Unknown,
+            Self::Tls(_, Some(peer), _) => Remote::Workload(Arc::clone(peer)),
+            Self::Tcp(_) | Self::Tls(_, None, _) => Remote::Unknown,
         }
     }
 }
@@ -387,7 +410,7 @@ impl AsyncRead for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream, _) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream, ..) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -397,7 +420,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream, ..) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -405,7 +428,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream, _) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream, ..) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -413,7 +436,7 @@ impl AsyncWrite for Connection {
         match self {
             Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tcp(stream) => stream.is_write_vectored(),
-            Self::Tls(stream, _) => stream.is_write_vectored(),
+            Self::Tls(stream, ..) => stream.is_write_vectored(),
         }
     }
 
@@ -421,7 +444,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream, ..) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -429,7 +452,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream, ..) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

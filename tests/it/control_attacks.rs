@@ -623,6 +623,30 @@ async fn over_tls_only_an_svid_or_nothing_is_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_as_many_as_there_may_be_and_no_more() {
+    let siege = Siege::start("");
+    let doorward = &siege.world.doorward;
+    let mut held = Vec::new();
+    for _ in 0..256 {
+        held.push(shake_hands(&siege.world.remote, &siege.ca, None).await.unwrap());
+    }
+    assert!(shake_hands(&siege.world.remote, &siege.ca, None).await.is_err(), "one too many");
+    assert!(siege.world.run(&["revocations", "list"]).status.success(), "the socket has places of its own");
+    drop(held.pop());
+    drop(eventually_async("a place", async || shake_hands(&siege.world.remote, &siege.ca, None).await.ok()).await);
+    drop(held);
+    // Those who begin and say nothing keep nobody waiting.
+    let address = siege.world.remote.trim_start_matches("tcp://").to_owned();
+    let silent: Vec<_> = (0..80).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    let refused = || doorward.metric("doorward_callers_refused_total", &["tls"]) >= 17.0;
+    eventually("those beyond the handshakes at a time to be refused", || refused().then_some(()));
+    drop(silent);
+    let list = message("ListGrantsRequest", json!({}));
+    let caller = eventually_async("a caller", async || Caller::tls(&siege.world.remote, &siege.ca, None).await.ok()).await;
+    assert_eq!(siege.call(&caller, "GrantService/List", &[], list).await.code, Some(16));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_and_slow_callers_keep_nobody_from_revoking() {
     let siege = Siege::start("");
     let other = siege.world.svid("other");
