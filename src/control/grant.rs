@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{
     Cut,
     guard::Guard,
+    page,
     proto::{
         span, timestamp,
         v1::{
@@ -37,9 +38,6 @@ use crate::{
     state::StateError,
 };
 
-/// Grants of a page, where the caller says nothing, and at most.
-const PAGE: usize = 100;
-const MAX_PAGE: usize = 1000;
 /// How often a watcher is told what has changed, and how much may wait for it.
 const TELL: Duration = Duration::from_millis(250);
 const FEED: usize = 64;
@@ -207,15 +205,8 @@ impl GrantService for GrantApi {
         if let Author::Workload(own) = admitted.question.author() {
             subject = own;
         }
-        let after: u64 = match page_token.as_str() {
-            "" => 0,
-            token => token.parse().map_err(|_| Status::invalid_argument("`page_token` is none of ours"))?,
-        };
-        let size = match usize::try_from(page_size) {
-            Ok(0) => PAGE,
-            Ok(size) => size.min(MAX_PAGE),
-            Err(_) => return Err(Status::invalid_argument("`page_size` is below zero")),
-        };
+        let after = page::after(&page_token)?;
+        let size = page::size(page_size)?;
         let states = Standing::ALL.map(Standing::as_str);
         if !state.is_empty() && !states.contains(&state.as_str()) {
             return Err(Status::invalid_argument(format!("`state` is one of {}", states.join(", "))));
@@ -228,9 +219,7 @@ impl GrantService for GrantApi {
         };
         // One more tells whether there is another page.
         let mut found = self.work(move |control| Ok(control.grants.list(after, size + 1, wanted))).await?;
-        let more = found.len() > size;
-        found.truncate(size);
-        let next_page_token = found.last().filter(|_| more).map(|last| last.rev.to_string()).unwrap_or_default();
+        let next_page_token = page::cut(&mut found, size, |last| last.rev.to_string());
         Ok(Response::new(ListGrantsResponse { grants: found.iter().map(|grant| self.shown(grant)).collect(), next_page_token }))
     }
 

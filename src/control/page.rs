@@ -15,6 +15,19 @@ pub fn size(page_size: i32) -> Result<usize, Status> {
     }
 }
 
+/// The number in the control log that a page comes after.
+pub fn after(page_token: &str) -> Result<u64, Status> {
+    match page_token {
+        "" => Ok(0),
+        token => token.parse().map_err(|_| foreign()),
+    }
+}
+
+/// For a token that no answer of ours had.
+pub fn foreign() -> Status {
+    Status::invalid_argument("`page_token` is none of ours")
+}
+
 /// Where an answer of one item too many says that there is another page: that item goes, and the name of the last is what the
 /// next page comes after.
 pub fn cut<T>(items: &mut Vec<T>, size: usize, name: impl Fn(&T) -> String) -> String {

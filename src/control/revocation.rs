@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{
     Cut,
     guard::{Admitted, Guard},
+    page,
     proto::{
         seconds, span, timestamp,
         v1::{
@@ -26,9 +27,6 @@ use crate::{
     state::StateError,
 };
 
-/// Revocations of a page, where the caller says nothing, and at most.
-const PAGE: usize = 100;
-const MAX_PAGE: usize = 1000;
 pub struct RevocationApi {
     guard: Arc<Guard>,
     control: ControlState,
@@ -97,15 +95,8 @@ impl RevocationService for RevocationApi {
 
     async fn list(&self, request: Request<ListRevocationsRequest>) -> Result<Response<ListRevocationsResponse>, Status> {
         let ListRevocationsRequest { page_size, page_token, kind, spiffe_id } = self.guard.admit(request).await?.message;
-        let after: u64 = match page_token.as_str() {
-            "" => 0,
-            token => token.parse().map_err(|_| Status::invalid_argument("`page_token` is none of ours"))?,
-        };
-        let size = match usize::try_from(page_size) {
-            Ok(0) => PAGE,
-            Ok(size) => size.min(MAX_PAGE),
-            Err(_) => return Err(Status::invalid_argument("`page_size` is below zero")),
-        };
+        let after = page::after(&page_token)?;
+        let size = page::size(page_size)?;
         if !kind.is_empty() && !Selector::KINDS.contains(&kind.as_str()) {
             return Err(Status::invalid_argument(format!("`kind` is one of {}", Selector::KINDS.join(", "))));
         }
@@ -115,9 +106,7 @@ impl RevocationService for RevocationApi {
         };
         // One more tells whether there is another page.
         let mut found = self.work(move |control, _| control.revocations.list(after, size + 1, clock::now(), wanted)).await?;
-        let more = found.len() > size;
-        found.truncate(size);
-        let next_page_token = found.last().filter(|_| more).map(|last| last.rev.to_string()).unwrap_or_default();
+        let next_page_token = page::cut(&mut found, size, |last| last.rev.to_string());
         let revocations = found.iter().map(|revocation| (&**revocation).into()).collect();
         Ok(Response::new(ListRevocationsResponse { revocations, next_page_token }))
     }

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     guard::Guard,
+    page,
     pattern::Pattern,
     proto::{
         timestamp,
@@ -22,9 +23,6 @@ use crate::{
     stream::Streams,
 };
 
-/// Sessions of a page, where the caller says nothing, and at most.
-const PAGE: usize = 100;
-const MAX_PAGE: usize = 1000;
 /// Callers at a time that look through all sessions: each stands in the way of decisions a little.
 const LOOKS: usize = 1;
 
@@ -65,13 +63,9 @@ impl SessionService for SessionApi {
         let ListSessionsRequest { page_size, page_token, principal, label, source } = self.guard.admit(request).await?.message;
         let after = match page_token.as_str() {
             "" => None,
-            token => Some(parse(token).ok_or_else(|| Status::invalid_argument("`page_token` is none of ours"))?),
+            token => Some(parse(token).ok_or_else(page::foreign)?),
         };
-        let size = match usize::try_from(page_size) {
-            Ok(0) => PAGE,
-            Ok(size) => size.min(MAX_PAGE),
-            Err(_) => return Err(Status::invalid_argument("`page_size` is below zero")),
-        };
+        let size = page::size(page_size)?;
         let principal = Pattern::new(&principal);
         let wanted = move |listed: &Listed| {
             principal.matches(Some(&listed.principal))
@@ -80,9 +74,7 @@ impl SessionService for SessionApi {
         };
         // One more tells whether there is another page.
         let mut found = self.look(move |sessions| sessions.list(after, size + 1, clock::now(), wanted)).await?;
-        let more = found.len() > size;
-        found.truncate(size);
-        let next_page_token = found.last().filter(|_| more).map(|last| name(last.id)).unwrap_or_default();
+        let next_page_token = page::cut(&mut found, size, |last| name(last.id));
         Ok(Response::new(ListSessionsResponse { sessions: found.into_iter().map(Session::from).collect(), next_page_token }))
     }
 
