@@ -103,7 +103,7 @@ impl Context {
             }
         };
         for grant in granted.iter().filter(|grant| grant.is_live(now)) {
-            match revocations.grant(&grant.id.to_string(), now) {
+            match revocations.grant(grant.id, now) {
                 None => self.grants.push(Arc::clone(grant)),
                 Some(by) => self.withdrawn.push(Withdrawn { grant: Arc::clone(grant), by: Arc::clone(by) }),
             }

@@ -68,7 +68,8 @@ impl Behaviour<'_> {
         Who { principal, key: self.key, id, environment, zone, issuer }
     }
 
-    /// Weighs the caller and appends the intent; the grant that the path is open by. `intent` is set once something was appended, whatever comes then.
+    /// Weighs the caller and appends the intent; the grant that the path is open by. `intent` is set once something was
+    /// appended, whatever comes then.
     pub(super) async fn step(
         &self,
         call: &Call<'_>,

@@ -9,6 +9,7 @@ use std::{
 
 use foldhash::quality::RandomState;
 use spiffe::TrustDomain;
+use uuid::Uuid;
 
 use super::{
     Revocation,
@@ -107,8 +108,11 @@ impl Snapshot {
     }
 
     /// The revocation of a grant.
-    pub fn grant(&self, id: &str, now: Now) -> Option<&Arc<Revocation>> {
-        self.find(Kind::Grant, "", id, &|| None, now)
+    pub fn grant(&self, id: Uuid, now: Now) -> Option<&Arc<Revocation>> {
+        if !self.has(Kind::Grant) {
+            return None;
+        }
+        self.find(Kind::Grant, "", &id.to_string(), &|| None, now)
     }
 
     fn peer(&self, facts: &Facts<'_>, now: Now) -> Option<&Arc<Revocation>> {
