@@ -6,20 +6,22 @@ use std::{
     error::Error as _,
     fs, io,
     os::{linux::net::SocketAddrExt as _, unix::net},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
 use chrono::DateTime;
 use hyper_util::rt::TokioIo;
+use prost::Name;
 use prost_types::Timestamp;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
     pki_types::{
-        CertificateDer, PrivateKeyDer, ServerName,
+        CertificateDer, ServerName,
         pem::{self, PemObject},
     },
+    sign::SingleCertAndKey,
 };
 use serde_json::Value;
 use tokio::{
@@ -35,8 +37,15 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::{Exit, complain, print};
-use crate::config::{self, Address};
+use super::{Exit, Output, complain, mention, print};
+use crate::{
+    config::{self, Address},
+    control::proto::to_json,
+    tls,
+};
+
+/// Most items of a page.
+const MAX_PAGE: i32 = 1000;
 
 /// A connection to a doorward, with what says who we are.
 pub(super) type Api = InterceptedService<Channel, Bearer>;
@@ -62,6 +71,27 @@ pub(super) struct Args {
     /// Over TCP: what its certificate is for, where that is not its address
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
+}
+
+/// Whom to ask, and how to print the answer.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub(super) struct Common {
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) control: Args,
+}
+
+impl Common {
+    /// Prints an answer.
+    pub(super) fn show<M: Name>(&self, answer: &M, table: impl FnOnce() -> String) -> Exit {
+        match self.output {
+            Output::Json => print_json(to_json(answer)),
+            Output::Table => print(table()),
+        }
+    }
 }
 
 /// Shows a token with each call.
@@ -149,21 +179,18 @@ impl Args {
     fn tls(&self) -> io::Result<ClientConfig> {
         let ca =
             self.ca.as_ref().ok_or_else(|| io::Error::other("say with `--ca` which authority its certificate comes from"))?;
-        let wrong = |path: &Path| {
-            let path = path.display().to_string();
-            move |error: pem::Error| io::Error::other(format!("`{path}`: {error}"))
-        };
-        let certificates = |path: &Path| CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(wrong(path));
+        let unread = |error: pem::Error| io::Error::other(format!("`{}` (`--ca`): {error}", ca.display()));
         let mut roots = RootCertStore::empty();
-        let certified: Vec<CertificateDer<'static>> = certificates(ca)?;
-        roots.add_parsable_certificates(certified);
+        let certificates = CertificateDer::pem_file_iter(ca).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        roots.add_parsable_certificates(certificates.map_err(unread)?);
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let builder = builder.map_err(io::Error::other)?.with_root_certificates(roots);
         let mut config = match (&self.svid, &self.svid_key) {
-            (Some(svid), Some(key)) => {
-                let own = PrivateKeyDer::from_pem_file(key).map_err(wrong(key))?;
-                builder.with_client_auth_cert(certificates(svid)?, own).map_err(io::Error::other)?
+            (Some(certificate), Some(key)) => {
+                let svid = tls::load(&config::Tls { certificate: certificate.clone(), key: key.clone() });
+                let certified = svid.map_err(io::Error::other)?.certified;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
             }
             _ => builder.with_no_client_auth(),
         };
@@ -195,6 +222,27 @@ impl Args {
         let place = &self.address;
         complain(format_args!("the doorward at `{place}` hung up ({why}); may this user ask it (`control.uids`)?"));
         Exit::Failed
+    }
+}
+
+/// The items of a list, at most `limit` of them, of as many pages as it takes, and the token of the page that would be next.
+pub(super) async fn pages<T>(
+    limit: usize,
+    mut page: impl AsyncFnMut(i32, String) -> Result<(Vec<T>, String), Status>,
+) -> Result<(Vec<T>, String), Status> {
+    let (mut items, mut token) = (Vec::new(), String::new());
+    loop {
+        let left = limit.saturating_sub(items.len());
+        if left == 0 {
+            mention("there are more; raise `--limit`, or select");
+            return Ok((items, token));
+        }
+        let (more, next) = page(i32::try_from(left).unwrap_or(MAX_PAGE).min(MAX_PAGE), token).await?;
+        items.extend(more);
+        token = next;
+        if token.is_empty() {
+            return Ok((items, token));
+        }
     }
 }
 

@@ -6,25 +6,21 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::{
-    Exit, Output, complain,
-    control::{self, inert, or_dash, print_json, time},
-    mention, print,
+    Exit, complain,
+    control::{self, inert, or_dash, time},
+    mention,
 };
 use crate::{
     config::Span,
-    control::proto::{
-        to_json,
-        v1::{
-            ApproveGrantRequest, ApproveRestoreRequest, DenyGrantRequest, EndGrantRequest, EndTaskRequest, Grant,
-            ListGrantsRequest, ListGrantsResponse, RequestGrantRequest, RestoreRequest, Scope, WatchGrantsRequest,
-            grant_service_client::GrantServiceClient, revocation_service_client::RevocationServiceClient,
-            task_service_client::TaskServiceClient,
-        },
+    control::proto::v1::{
+        ApproveGrantRequest, ApproveRestoreRequest, DenyGrantRequest, EndGrantRequest, EndTaskRequest, Grant, ListGrantsRequest,
+        ListGrantsResponse, RequestGrantRequest, RestoreRequest, Scope, WatchGrantsRequest,
+        grant_service_client::GrantServiceClient, revocation_service_client::RevocationServiceClient,
+        task_service_client::TaskServiceClient,
     },
 };
 
 const INSTANT: &str = "%F %H:%M:%S";
-const PAGE: i32 = 1000;
 
 pub(super) const GRANT_EXAMPLES: &str = "Examples:
   doorward grant request --subject spiffe://example.org/agent --action payments.refund --task T-1 --reason 'case 4711' \\
@@ -86,7 +82,7 @@ pub(super) struct Request {
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
-    asking: Asking,
+    common: control::Common,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -94,7 +90,7 @@ pub(super) struct One {
     /// Id of the grant
     id: String,
     #[command(flatten)]
-    asking: Asking,
+    common: control::Common,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -105,7 +101,7 @@ pub(super) struct Closing {
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
-    asking: Asking,
+    common: control::Common,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -123,17 +119,7 @@ pub(super) struct List {
     #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
     limit: usize,
     #[command(flatten)]
-    asking: Asking,
-}
-
-/// How to ask, and to print the answer.
-#[derive(Debug, ClapArgs)]
-struct Asking {
-    /// How to print it
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-    #[command(flatten)]
-    control: control::Args,
+    common: control::Common,
 }
 
 pub(super) const TASK_EXAMPLES: &str = "Examples:
@@ -157,7 +143,7 @@ pub(super) struct EndTask {
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
-    asking: Asking,
+    common: control::Common,
 }
 
 pub(super) const RESTORE_EXAMPLES: &str = "Examples:
@@ -180,40 +166,40 @@ pub(super) struct RestoreAsked {
     #[arg(long, value_name = "TEXT")]
     reason: String,
     #[command(flatten)]
-    asking: Asking,
+    common: control::Common,
 }
 
 pub(super) fn run(command: &Command) -> Exit {
     match command {
-        Command::Request(args) => args.asking.control.run(async |api| request(args, api).await),
-        Command::Approve(args) => args.asking.control.run(async |api| {
+        Command::Request(args) => args.common.control.run(async |api| request(args, api).await),
+        Command::Approve(args) => args.common.control.run(async |api| {
             let answer = GrantServiceClient::new(api).approve(ApproveGrantRequest { id: args.id.clone() }).await?.into_inner();
-            Ok(args.asking.show(&answer, || told(answer.grant.as_ref())))
+            Ok(args.common.show(&answer, || told(answer.grant.as_ref())))
         }),
-        Command::Deny(args) => args.asking.control.run(async |api| {
+        Command::Deny(args) => args.common.control.run(async |api| {
             let request = DenyGrantRequest { id: args.id.clone(), reason: args.reason.clone() };
             let answer = GrantServiceClient::new(api).deny(request).await?.into_inner();
-            Ok(args.asking.show(&answer, || told(answer.grant.as_ref())))
+            Ok(args.common.show(&answer, || told(answer.grant.as_ref())))
         }),
-        Command::End(args) => args.asking.control.run(async |api| {
+        Command::End(args) => args.common.control.run(async |api| {
             let request = EndGrantRequest { id: args.id.clone(), reason: args.reason.clone() };
             let answer = GrantServiceClient::new(api).end(request).await?.into_inner();
-            Ok(args.asking.show(&answer, || format!("{}{}", told(answer.grant.as_ref()), streams(answer.streams))))
+            Ok(args.common.show(&answer, || format!("{}{}", told(answer.grant.as_ref()), streams(answer.streams))))
         }),
-        Command::List(args) => args.asking.control.run(async |api| list(args, api).await),
+        Command::List(args) => args.common.control.run(async |api| list(args, api).await),
     }
 }
 
 pub(super) fn task(command: &TaskCommand) -> Exit {
     let TaskCommand::End(args) = command;
-    args.asking.control.run(async |api| {
+    args.common.control.run(async |api| {
         let request = EndTaskRequest {
             task: args.task.clone(),
             subject: args.subject.clone().unwrap_or_default(),
             reason: args.reason.clone(),
         };
         let answer = TaskServiceClient::new(api).end(request).await?.into_inner();
-        Ok(args.asking.show(&answer, || {
+        Ok(args.common.show(&answer, || {
             let (grants, sessions) = (answer.grants.len(), answer.sessions);
             format!("ended task {}: {grants} grants, {sessions} sessions{}", inert(&args.task), streams(answer.streams))
         }))
@@ -222,18 +208,18 @@ pub(super) fn task(command: &TaskCommand) -> Exit {
 
 pub(super) fn restore(command: &RestoreCommand) -> Exit {
     match command {
-        RestoreCommand::Request(args) => args.asking.control.run(async |api| {
+        RestoreCommand::Request(args) => args.common.control.run(async |api| {
             let request = RestoreRequest { id: args.id.clone(), reason: args.reason.clone() };
             let answer = RevocationServiceClient::new(api).restore(request).await?.into_inner();
             Ok(args
-                .asking
+                .common
                 .show(&answer, || format!("asked; somebody else approves it: doorward restore approve {}", answer.restore)))
         }),
-        RestoreCommand::Approve(args) => args.asking.control.run(async |api| {
+        RestoreCommand::Approve(args) => args.common.control.run(async |api| {
             let request = ApproveRestoreRequest { restore: args.id.clone() };
             let answer = RevocationServiceClient::new(api).approve_restore(request).await?.into_inner();
             let id = answer.revocation.as_ref().map(|revocation| revocation.id.clone()).unwrap_or_default();
-            Ok(args.asking.show(&answer, || format!("revocation {id} does not count any more")))
+            Ok(args.common.show(&answer, || format!("revocation {id} does not count any more")))
         }),
     }
 }
@@ -268,13 +254,13 @@ async fn request(args: &Request, api: control::Api) -> Result<Exit, Status> {
     }
     let id = answer.grant.as_ref().map(|grant| grant.id.clone()).unwrap_or_default();
     if !args.wait {
-        return Ok(args.asking.show(&answer, || told(answer.grant.as_ref())));
+        return Ok(args.common.show(&answer, || told(answer.grant.as_ref())));
     }
     mention(format_args!("asked for grant {id}; waiting for its approval"));
     let mut events = client.watch(WatchGrantsRequest { subject }).await?.into_inner();
     while let Some(event) = events.message().await? {
         let Some(grant) = event.grant.filter(|grant| grant.id == id && grant.state != "open") else { continue };
-        let exit = args.asking.show(&grant, || told(Some(&grant)));
+        let exit = args.common.show(&grant, || told(Some(&grant)));
         return Ok(if grant.state == "live" { exit } else { Exit::Denied });
     }
     Err(Status::unavailable("the doorward stopped; list the grants to see what became of it"))
@@ -282,30 +268,20 @@ async fn request(args: &Request, api: control::Api) -> Result<Exit, Status> {
 
 async fn list(args: &List, api: control::Api) -> Result<Exit, Status> {
     let mut client = GrantServiceClient::new(api);
-    let (mut grants, mut page_token) = (Vec::new(), String::new());
-    loop {
-        let left = i32::try_from(args.limit.saturating_sub(grants.len())).unwrap_or(PAGE);
-        if left == 0 {
-            break;
-        }
+    let pages = control::pages(args.limit, async |page_size, page_token| {
         let request = ListGrantsRequest {
-            page_size: left.min(PAGE),
+            page_size,
             page_token,
             subject: args.subject.clone().unwrap_or_default(),
             state: args.state.clone().unwrap_or_default(),
             task: args.task.clone().unwrap_or_default(),
         };
         let page = client.list(request).await?.into_inner();
-        grants.extend(page.grants);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    Ok(match args.asking.output {
-        Output::Json => print_json(to_json(&ListGrantsResponse { grants, next_page_token: page_token })),
-        Output::Table => print(table(&grants)),
-    })
+        Ok((page.grants, page.next_page_token))
+    });
+    let (grants, next_page_token) = pages.await?;
+    let listed = ListGrantsResponse { grants, next_page_token };
+    Ok(args.common.show(&listed, || table(&listed.grants)))
 }
 
 fn table(grants: &[Grant]) -> String {
@@ -360,13 +336,4 @@ fn told(grant: Option<&Grant>) -> String {
 
 fn streams(count: u64) -> String {
     if count == 0 { String::new() } else { format!(", {count} live streams") }
-}
-
-impl Asking {
-    fn show<M: prost::Name>(&self, answer: &M, table: impl FnOnce() -> String) -> Exit {
-        match self.output {
-            Output::Json => print_json(to_json(answer)),
-            Output::Table => print(table()),
-        }
-    }
 }

@@ -5,18 +5,14 @@ use prost_types::Duration;
 use tonic::Status;
 
 use super::{
-    Exit, Output,
-    control::{self, inert, or_dash, print_json, time},
-    mention, print,
+    Exit,
+    control::{self, inert, or_dash, time},
 };
 use crate::{
     config::Span,
-    control::proto::{
-        to_json,
-        v1::{
-            ActionUse, CredentialUse, Identity, ListIdentitiesRequest, ListIdentitiesResponse, OverdueUse, ShowIdentityRequest,
-            ShowIdentityResponse, Sighting, Workload, inventory_service_client::InventoryServiceClient,
-        },
+    control::proto::v1::{
+        ActionUse, CredentialUse, Identity, ListIdentitiesRequest, ListIdentitiesResponse, OverdueUse, ShowIdentityRequest,
+        ShowIdentityResponse, Sighting, Workload, inventory_service_client::InventoryServiceClient,
     },
 };
 
@@ -77,7 +73,7 @@ struct List {
     #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
     limit: usize,
     #[command(flatten)]
-    common: Common,
+    common: control::Common,
 }
 
 #[derive(Debug, clap::Args)]
@@ -92,17 +88,7 @@ struct Show {
     #[arg(value_name = "PRINCIPAL")]
     principal: String,
     #[command(flatten)]
-    common: Common,
-}
-
-#[derive(Debug, clap::Args)]
-#[group(skip)]
-struct Common {
-    /// How to print it
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-    #[command(flatten)]
-    control: control::Args,
+    common: control::Common,
 }
 
 pub(super) fn run(args: &Args) -> Exit {
@@ -114,16 +100,9 @@ pub(super) fn run(args: &Args) -> Exit {
 
 async fn list(args: &List, channel: control::Api) -> Result<Exit, Status> {
     let mut client = InventoryServiceClient::new(channel).max_decoding_message_size(usize::MAX);
-    let mut identities = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let left = args.limit.saturating_sub(identities.len());
-        if left == 0 {
-            mention("there are more; raise `--limit`, or select");
-            break;
-        }
+    let pages = control::pages(args.limit, async |page_size, page_token| {
         let request = ListIdentitiesRequest {
-            page_size: i32::try_from(left.min(1000)).unwrap_or(1000),
+            page_size,
             page_token,
             prefix: args.prefix.clone().unwrap_or_default(),
             unowned: args.unowned,
@@ -134,26 +113,18 @@ async fn list(args: &List, channel: control::Api) -> Result<Exit, Status> {
             unregistered: args.unregistered,
         };
         let page = client.list(request).await?.into_inner();
-        identities.extend(page.identities);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    Ok(match args.common.output {
-        Output::Json => print_json(to_json(&ListIdentitiesResponse { identities, next_page_token: String::new() })),
-        Output::Table => print(table(&identities)),
-    })
+        Ok((page.identities, page.next_page_token))
+    });
+    let (identities, _) = pages.await?;
+    let listed = ListIdentitiesResponse { identities, next_page_token: String::new() };
+    Ok(args.common.show(&listed, || table(&listed.identities)))
 }
 
 async fn show(args: &Show, channel: control::Api) -> Result<Exit, Status> {
     let mut client = InventoryServiceClient::new(channel).max_decoding_message_size(usize::MAX);
     let request = ShowIdentityRequest { principal: args.principal.clone(), stale_after: None };
     let shown = client.show(request).await?.into_inner();
-    Ok(match args.common.output {
-        Output::Json => print_json(to_json(&shown)),
-        Output::Table => print(whole(&shown)),
-    })
+    Ok(args.common.show(&shown, || whole(&shown)))
 }
 
 fn table(identities: &[Identity]) -> String {

@@ -6,7 +6,7 @@ use tonic::Status;
 use super::{
     Exit, Output,
     control::{self, inert, print_json, time},
-    mention, print,
+    print,
 };
 use crate::{
     control::proto::{
@@ -54,27 +54,17 @@ pub(super) fn run(command: &Command) -> Exit {
 
 async fn list(args: &List, channel: control::Api) -> Result<Exit, Status> {
     let mut client = RevocationServiceClient::new(channel);
-    let mut revocations = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let left = args.limit.saturating_sub(revocations.len());
-        if left == 0 {
-            mention("there are more; raise `--limit`, or select");
-            break;
-        }
+    let pages = control::pages(args.limit, async |page_size, page_token| {
         let request = ListRevocationsRequest {
-            page_size: i32::try_from(left.min(1000)).unwrap_or(1000),
+            page_size,
             page_token,
             kind: args.kind.clone().unwrap_or_default(),
             spiffe_id: args.spiffe_id.clone().unwrap_or_default(),
         };
         let page = client.list(request).await?.into_inner();
-        revocations.extend(page.revocations);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+        Ok((page.revocations, page.next_page_token))
+    });
+    let (revocations, _) = pages.await?;
     Ok(match args.output {
         Output::Json => print_json(to_json(&ListRevocationsResponse { revocations, next_page_token: String::new() })),
         Output::Table => print(table(&revocations)),

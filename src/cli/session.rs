@@ -8,7 +8,7 @@ use tonic::Status;
 use super::{
     Exit, Output,
     control::{self, inert, or_dash, print_json, time},
-    mention, print,
+    print,
 };
 use crate::control::proto::{
     to_json,
@@ -50,7 +50,7 @@ pub(super) struct List {
     #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
     limit: usize,
     #[command(flatten)]
-    common: Common,
+    common: control::Common,
 }
 
 #[derive(Debug, clap::Args)]
@@ -65,7 +65,7 @@ pub(super) struct Show {
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
-    common: Common,
+    common: control::Common,
 }
 
 #[derive(Debug, clap::Args)]
@@ -85,17 +85,7 @@ pub(super) struct End {
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     #[command(flatten)]
-    common: Common,
-}
-
-#[derive(Debug, clap::Args)]
-#[group(skip)]
-struct Common {
-    /// How to print it
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-    #[command(flatten)]
-    control: control::Args,
+    common: control::Common,
 }
 
 pub(super) fn run(command: &Command) -> Exit {
@@ -108,41 +98,26 @@ pub(super) fn run(command: &Command) -> Exit {
 
 async fn list(args: &List, channel: control::Api) -> Result<Exit, Status> {
     let mut client = SessionServiceClient::new(channel);
-    let mut sessions = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let left = args.limit.saturating_sub(sessions.len());
+    let pages = control::pages(args.limit, async |page_size, page_token| {
         let request = ListSessionsRequest {
-            page_size: i32::try_from(left.min(1000)).unwrap_or(1000),
+            page_size,
             page_token,
             principal: args.principal.clone().unwrap_or_default(),
             label: args.label.clone().unwrap_or_default(),
             source: args.source.clone().unwrap_or_default(),
         };
-        if left == 0 {
-            mention("there are more; raise `--limit`, or select");
-            break;
-        }
         let page = client.list(request).await?.into_inner();
-        sessions.extend(page.sessions);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    Ok(match args.common.output {
-        Output::Json => print_json(to_json(&ListSessionsResponse { sessions, next_page_token: String::new() })),
-        Output::Table => print(table(&sessions)),
-    })
+        Ok((page.sessions, page.next_page_token))
+    });
+    let (sessions, _) = pages.await?;
+    let listed = ListSessionsResponse { sessions, next_page_token: String::new() };
+    Ok(args.common.show(&listed, || table(&listed.sessions)))
 }
 
 async fn show(args: &Show, channel: control::Api) -> Result<Exit, Status> {
     let mut client = SessionServiceClient::new(channel).max_decoding_message_size(usize::MAX);
     let shown = client.show(ShowSessionRequest { id: args.id.clone() }).await?.into_inner();
-    Ok(match args.common.output {
-        Output::Json => print_json(to_json(&shown)),
-        Output::Table => print(whole(&shown, std::io::stdout().is_terminal())),
-    })
+    Ok(args.common.show(&shown, || whole(&shown, std::io::stdout().is_terminal())))
 }
 
 async fn end(args: &End, channel: control::Api) -> Result<Exit, Status> {
